@@ -52,7 +52,7 @@ _NAMES = frozenset(
 def __getattr__(name: str) -> NoReturn:
     """Refuse a name of pymilter's module, naming the release that brings it.
 
-    Raises NotImplementedError for a name that pymilter's ``mime`` has, AttributeError for any other.
+    Raises NotImplementedError for a name that pymilter's ``mime`` has, AttributeError for others.
     """
     if name in _NAMES:
         raise NotImplementedError(f"mime.{name} comes with pymilter-cffi {_COMES_IN}")
