@@ -1,0 +1,342 @@
+"""One MTA-side client, two filters: play a scenario to both and write down what happened.
+
+The client knows nothing of either library: it writes bytes and reads frames (wire spec 1.1). The
+filters are two processes running recorder.py, one under pymilter on libmilter and one under ours.
+
+A scenario's steps are a string of the packets that wire spec section 8 names::
+
+    O  offer of version 6 with everything       C H M R T L N B E A Q K U  as defined there
+
+Each packet waits for as many verdicts as the protocol promises: one for most, none for A, Q, K and
+D. A suffix says otherwise: ``L-`` expects no reply to that L (and does not wait), ``L?`` waits a
+second for one and goes on without it, for steps at which libmilter is known to be silent. Packets
+of another content are given as ``(letter and suffix, data)``; ``("raw", bytes)`` writes bytes as
+they are. ``"|"`` ends the connection and opens the next one to the same filter.
+
+What came back is a string too, one word per frame: the letter, for ``O`` the three numbers in
+hexadecimal, for other frames the data; ``-`` where a promised verdict did not come, ``X`` where
+the filter closed the connection before we did.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Union
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+ORACLE_PYTHON = ROOT / ".cache" / "oracle" / "bin" / "python"
+
+#: How long a reply may take that must come. Only a failure waits so long.
+PATIENCE = 20.0
+#: How long to wait where silence is one of the possible answers.
+SILENCE = 1.0
+
+Step = Union[str, tuple[str, bytes]]
+
+#: The packets of wire spec section 8, "Conventions".
+PACKETS = {
+    "O": bytes.fromhex("00000006 000001ff 001fffff"),
+    "C": b"h\x004\x04\xd2192.0.2.1\x00",
+    "H": b"h\x00",
+    "M": b"<a@b>\x00",
+    "R": b"<c@d>\x00",
+    "T": b"",
+    "L": b"Subject\x00hi\x00",
+    "N": b"",
+    "B": b"xy\r\n",
+    "E": b"",
+    "A": b"",
+    "Q": b"",
+    "K": b"",
+    "U": b"FOO\x00",
+}
+
+#: Packets that are never answered (wire spec 1.3).
+UNANSWERED = frozenset("AQKD")
+
+
+def frame(letter: str, data: bytes) -> bytes:
+    """Return the frame of wire spec 1.1: length, letter, data."""
+    return struct.pack(">I", 1 + len(data)) + letter.encode("ascii") + data
+
+
+def offer(version: int, actions: int, protocol: int, extra: bytes = b"") -> tuple[str, bytes]:
+    """Return the step that offers these three words."""
+    return ("O", struct.pack(">III", version, actions, protocol) + extra)
+
+
+def macros(stage: str, **values: str) -> tuple[str, bytes]:
+    """Return the step that gives macros for *stage*; a name of several letters gets braces."""
+    data = stage.encode("ascii")
+    for name, value in values.items():
+        key = name if len(name) == 1 else "{" + name + "}"
+        data += key.encode() + b"\0" + value.encode() + b"\0"
+    return ("D", data)
+
+
+def render(letter: str, data: bytes) -> str:
+    """Return a frame as one word of a transcript."""
+    if letter == "O" and len(data) >= 12:
+        version, actions, protocol = struct.unpack(">III", data[:12])
+        text = f"O{version:x},{actions:x},{protocol:x}"
+        rest = data[12:]
+        while len(rest) > 4:
+            names, _, after = rest[4:].partition(b"\0")
+            text += f",{struct.unpack('>I', rest[:4])[0]}:{names.decode().replace(' ', '+')}"
+            rest = after
+        return text + (f",+{rest.hex()}" if rest else "")
+    if not data:
+        return letter
+    if len(data) > 200:
+        return f"{letter}[{len(data)} bytes, {data[:8]!r}...{data[-8:]!r}]"
+    return f"{letter}{data!r}".replace(" ", "_")
+
+
+class Closed(Exception):
+    """The filter has closed the connection."""
+
+
+class Wire:
+    """One connection to a filter, the MTA's end of it."""
+
+    def __init__(self, path: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self.socket.connect(path)
+                break
+            except (ConnectionRefusedError, FileNotFoundError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+        self.pending = b""
+
+    def write(self, data: bytes) -> None:
+        """Write *data*; raise Closed if nobody is there any more."""
+        self.socket.settimeout(PATIENCE)
+        try:
+            self.socket.sendall(data)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise Closed from error
+
+    def read(self, patience: float) -> tuple[str, bytes] | None:
+        """Return the next frame, None if none comes in *patience* seconds; raise Closed at the end."""
+        deadline = time.monotonic() + patience
+        while True:
+            if len(self.pending) >= 4:
+                length = struct.unpack(">I", self.pending[:4])[0]
+                if len(self.pending) >= 4 + length:
+                    body = self.pending[4 : 4 + length]
+                    self.pending = self.pending[4 + length :]
+                    return chr(body[0]), body[1:]
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return None
+            self.socket.settimeout(remaining)
+            try:
+                data = self.socket.recv(65536)
+            except socket.timeout:
+                return None
+            except ConnectionResetError as error:
+                raise Closed from error
+            if not data:
+                raise Closed
+            self.pending += data
+
+    def rest(self) -> list[str]:
+        """End our half, and return every frame that still comes until the filter closes."""
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+        words = []
+        try:
+            while True:
+                answer = self.read(PATIENCE)
+                if answer is None:
+                    words.append("never-closed")
+                    break
+                words.append(render(*answer))
+        except Closed:
+            pass
+        if self.pending:
+            words.append(f"partial:{self.pending.hex()}")
+        self.socket.close()
+        return words
+
+
+#: Frames from the filter that are not verdicts: more follows (wire spec 1.4).
+NOT_VERDICTS = frozenset("phimb+2-eq")
+
+
+def play_connection(path: str, steps: list[Step]) -> str:
+    """Play the steps of one connection and return the transcript."""
+    words: list[str] = []
+    wire = Wire(path)
+    try:
+        for step in steps:
+            name, data = step if isinstance(step, tuple) else (step, None)
+            if name == "raw":
+                assert data is not None
+                wire.write(data)
+                continue
+            letter, suffix = name[0], name[1:]
+            wire.write(frame(letter, PACKETS[letter] if data is None else data))
+            if suffix == "-" or letter in UNANSWERED:
+                continue
+            while True:
+                answer = wire.read(SILENCE if suffix == "?" else PATIENCE)
+                if answer is None:
+                    words.append("-")
+                    break
+                words.append(render(*answer))
+                if answer[0] not in NOT_VERDICTS:
+                    break
+    except Closed:
+        words.append("X")
+    words += wire.rest()
+    return " ".join(words)
+
+
+def parse(steps: tuple[Step, ...]) -> list[list[Step]]:
+    """Split a scenario's steps into connections of single packets."""
+    connections: list[list[Step]] = [[]]
+    for step in steps:
+        for item in step.split() if isinstance(step, str) else [step]:
+            if item == "|":
+                connections.append([])
+            else:
+                connections[-1].append(item)
+    return connections
+
+
+class Side:
+    """One of the two libraries: its interpreter, and a recorder process for each kind."""
+
+    def __init__(self, name: str, python: Path, environment: dict[str, str]) -> None:
+        self.name = name
+        self.python = python
+        self.environment = environment
+        # A path of a unix socket must be short, so not pytest's own temporary directory.
+        self.directory = Path(tempfile.mkdtemp(prefix=f"oracle-{name}-"))
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def path(self, kind: str, what: str) -> Path:
+        """Return the path of a file of the recorder of *kind*."""
+        return self.directory / f"{kind}.{what}"
+
+    def start(self, kind: str) -> None:
+        """Make sure that the recorder of *kind* runs and listens."""
+        process = self.processes.get(kind)
+        if process is not None and process.poll() is None:
+            return
+        self.path(kind, "behaviour").write_text("{}", encoding="utf-8")
+        self.path(kind, "out").write_text("", encoding="utf-8")
+        with open(self.path(kind, "log"), "ab") as log:
+            process = subprocess.Popen(
+                [
+                    str(self.python),
+                    str(HERE / "recorder.py"),
+                    *("--kind", kind),
+                    *("--socket", f"unix:{self.path(kind, 'sock')}"),
+                    *("--behaviour", str(self.path(kind, "behaviour"))),
+                    *("--out", str(self.path(kind, "out"))),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environment,
+                cwd=self.directory,
+            )
+        self.processes[kind] = process
+        deadline = time.monotonic() + PATIENCE
+        while not self.path(kind, "sock").exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name}: no recorder:\n{self.log(kind)}")
+            time.sleep(0.02)
+
+    def log(self, kind: str) -> str:
+        """Return what the recorder printed."""
+        return self.path(kind, "log").read_text(encoding="utf-8", errors="replace")
+
+    def alive(self, kind: str) -> bool:
+        """Tell whether the recorder of *kind* is still running."""
+        return self.processes[kind].poll() is None
+
+    def play(
+        self, kind: str, behaviour: dict[str, Any], steps: tuple[Step, ...], closes: bool = True
+    ) -> tuple[str, list[dict[str, Any]]]:
+        """Play a scenario; return the transcript and the recorded callbacks.
+
+        closes: whether a close callback is promised, to wait for, at the end of each connection.
+        """
+        self.start(kind)
+        out = self.path(kind, "out")
+        self.path(kind, "behaviour").write_text(json.dumps(behaviour), encoding="utf-8")
+        out.write_text("", encoding="utf-8")
+        transcripts = []
+        for number, connection in enumerate(parse(steps), 1):
+            transcripts.append(play_connection(str(self.path(kind, "sock")), connection))
+            deadline = time.monotonic() + PATIENCE
+            while closes:
+                events = [json.loads(line) for line in out.read_text("utf-8").splitlines(True)]
+                if sum(event["cb"] == "close" for event in events) >= number:
+                    break
+                if time.monotonic() > deadline or not self.alive(kind):
+                    transcripts.append("no-close-callback")
+                    break
+                time.sleep(0.005)
+        events = [json.loads(line) for line in out.read_text("utf-8").splitlines(True)]
+        return " | ".join(transcripts), events
+
+    def stop(self) -> None:
+        """End the recorders that this object started."""
+        for process in self.processes.values():
+            if process.poll() is None:
+                # libmilter takes up to five seconds to notice SIGTERM, and nothing is lost here.
+                process.send_signal(signal.SIGKILL)
+            process.wait()
+        for path in self.directory.iterdir():
+            path.unlink()
+        self.directory.rmdir()
+
+
+def environment(ours: bool) -> dict[str, str]:
+    """Return the environment for a process of one side."""
+    result = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    if ours and not installed():
+        result["PYTHONPATH"] = str(ROOT)
+    return result
+
+
+def installed() -> bool:
+    """Tell whether our package is imported from somewhere else than this source tree."""
+    import Milter
+
+    return ROOT not in Path(Milter.__file__).resolve().parents
+
+
+def our_side() -> Side:
+    """Return the side of the package under test."""
+    return Side("ours", Path(sys.executable), environment(ours=True))
+
+
+def their_side() -> Side:
+    """Return the side of pymilter on libmilter."""
+    return Side("theirs", ORACLE_PYTHON, environment(ours=False))
+
+
+def names(events: list[dict[str, Any]]) -> str:
+    """Return the callbacks in their order, as one string."""
+    return " ".join(event["cb"] for event in events)
