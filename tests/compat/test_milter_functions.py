@@ -9,7 +9,6 @@ import milter
 import pytest
 from compat_support import CALLBACK_SETTERS, evaluate
 
-
 INT_FUNCTIONS = ["set_flags", "set_exception_policy", "setdbg", "settimeout", "setbacklog"]
 ALWAYS_FINE = ["set_flags", "setdbg", "settimeout"]
 
@@ -201,7 +200,7 @@ def test_setconn_type(value: Any, kind: str) -> None:
 
 def test_setconn_embedded_nul() -> None:
     """A NUL in the text is a ValueError."""
-    with pytest.raises(ValueError, match="^embedded null character$"):
+    with pytest.raises(ValueError, match=r"^embedded null character$"):
         milter.setconn("unix:/a\0b")
 
 

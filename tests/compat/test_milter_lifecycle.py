@@ -198,7 +198,7 @@ def test_bad_spec_is_named(spec: str) -> None:
     )
     named = spec.partition(":")[2] if spec.startswith("unix:") else spec
     for outcome in outcomes:
-        text, colon, reason = outcome[1].partition(": ")
+        _text, colon, reason = outcome[1].partition(": ")
         assert colon
         assert named in reason
 
