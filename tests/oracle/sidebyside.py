@@ -116,7 +116,7 @@ class Wire:
             try:
                 self.socket.connect(path)
                 break
-            except (ConnectionRefusedError, FileNotFoundError):
+            except (ConnectionRefusedError, FileNotFoundError):  # not listening yet
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)
@@ -131,7 +131,7 @@ class Wire:
             raise Closed from error
 
     def read(self, patience: float) -> tuple[str, bytes] | None:
-        """Return the next frame, None if none comes in *patience* seconds; raise Closed at the end."""
+        """Return the next frame, None if none comes in *patience* seconds; raise Closed at EOF."""
         deadline = time.monotonic() + patience
         while True:
             if len(self.pending) >= 4:
@@ -300,13 +300,19 @@ class Side:
         events = [json.loads(line) for line in out.read_text("utf-8").splitlines(True)]
         return " | ".join(transcripts), events
 
+    def restart(self, kind: str) -> None:
+        """End the recorder of *kind*, so that the next scenario starts a new one."""
+        process = self.processes.pop(kind, None)
+        if process is not None:
+            # libmilter takes up to five seconds to notice SIGTERM, and nothing is lost here.
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            self.path(kind, "sock").unlink()
+
     def stop(self) -> None:
         """End the recorders that this object started."""
-        for process in self.processes.values():
-            if process.poll() is None:
-                # libmilter takes up to five seconds to notice SIGTERM, and nothing is lost here.
-                process.send_signal(signal.SIGKILL)
-            process.wait()
+        for kind in list(self.processes):
+            self.restart(kind)
         for path in self.directory.iterdir():
             path.unlink()
         self.directory.rmdir()

@@ -1,0 +1,56 @@
+"""The same scenario through pymilter on libmilter and through us: the wire and the callbacks."""
+
+from __future__ import annotations
+
+import pytest
+from scenarios import SCENARIOS, Scenario
+from sidebyside import Side, names
+
+pytestmark = pytest.mark.oracle
+
+#: Words of a transcript that mean that something did not happen that had to.
+WORDS_OF_FAILURE = frozenset({"-", "never-closed", "no-close-callback"})
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_side_by_side(scenario: Scenario, theirs: Side, ours: Side) -> None:
+    """Both do the same, or each does what the scenario says of a deliberate difference."""
+    played = []
+    for side in (theirs, ours):
+        if scenario.fresh:
+            side.restart(scenario.kind)
+        played.append(side.play(scenario.kind, scenario.behaviour, scenario.steps, scenario.closes))
+        if scenario.fresh:
+            side.restart(scenario.kind)
+    (their_wire, their_events), (our_wire, our_events) = played
+    differs = scenario.differs
+    if differs is None:
+        # A comparison of two failures would compare equal.
+        assert set() == WORDS_OF_FAILURE & set(their_wire.split())
+        assert their_wire == our_wire
+        assert names(their_events) == names(our_events)
+        assert their_events == our_events
+        return
+    assert differs.theirs == their_wire
+    assert differs.ours == our_wire
+    if differs.their_names is None or differs.our_names is None:
+        assert names(their_events) == names(our_events)
+    else:
+        assert differs.their_names == names(their_events)
+        assert differs.our_names == names(our_events)
+    # A difference that is none any more is to be taken off the list.
+    assert (their_wire, their_events) != (our_wire, our_events)
+
+
+def test_names_are_unique() -> None:
+    """No scenario hides another one of the same name."""
+    seen = [scenario.name for scenario in SCENARIOS]
+    assert len(set(seen)) == len(seen)
+
+
+def test_differences_say_who_is_right() -> None:
+    """Every deliberate difference gives its reason, where it is decided, and the right side."""
+    for scenario in SCENARIOS:
+        if scenario.differs is not None:
+            assert scenario.differs.right in {"ours", "theirs", "either"}, scenario.name
+            assert "(" in scenario.differs.why, scenario.name
