@@ -1,0 +1,42 @@
+# The ways to build, try and test pymilter-cffi. "make help" lists them.
+# Another interpreter: make test PYTHON=python3.12
+
+PYTHON = python3
+export PYTHON
+
+.PHONY: help demo test lint format build clean
+
+help:
+	@echo "make demo    build into a private environment, play a message through sample.py"
+	@echo "make test    set up what the tests need, and run them all"
+	@echo "             (one directory: make test TESTS=tests/unit)"
+	@echo "make lint    ruff, mypy and clang-format"
+	@echo "make format  let ruff and clang-format rewrite the sources"
+	@echo "make build   source distribution and wheel, in dist/"
+	@echo "make clean   remove everything that was built or set up here"
+	@echo "Variables: PYTHON=$(PYTHON)"
+
+demo:
+	@scripts/demo
+
+test:
+	@MAKE="$(MAKE)" scripts/test $(TESTS)
+
+lint:
+	@scripts/lint
+
+format:
+	@scripts/lint >/dev/null 2>&1 || true
+	.venv-lint/bin/ruff check --fix .
+	.venv-lint/bin/ruff format .
+	find milter_c -name '*.[ch]' -not -path '*/build/*' -exec .venv-lint/bin/clang-format -i {} +
+
+build:
+	@scripts/build
+
+clean:
+	rm -rf build dist *.egg-info .venv .venv-demo .venv-lint .cache
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f Milter/_engine*.so Milter/_engine.c
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@if [ -e milter_c/test/Makefile ]; then $(MAKE) -C milter_c/test clean; fi
