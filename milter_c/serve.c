@@ -1,0 +1,347 @@
+/*
+ * serve.c - servers; accepting; stopping.
+ */
+#include "serve.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "connection.h"
+#include "protocol.h"
+#include "socket.h"
+
+/* Defaults of the limits. */
+enum {
+    RECEIVE_FRAME = 1024 * 1024,
+    SEND_PAYLOAD = 65535,
+    MACROS_PER_STAGE = 256,
+    MACRO_BYTES = 64 * 1024,
+    PACKET_TIMEOUT = 120 * 1000,
+    IDLE_TIMEOUT = 7210 * 1000, /* above SMTP's two hours, so that the MTA gives up first */
+    WRITE_TIMEOUT = 300 * 1000
+};
+
+/* When accept() fails: how long to leave it alone, doubled each time, and how often to say so. */
+enum { FIRST_PAUSE = 10, LONGEST_PAUSE = 1000, NOTICE_INTERVAL = 60 * 1000 };
+
+struct mlt_server {
+    mlt_settings settings;
+    mlt_listener listener;
+    int wake[2]; /* a pipe; readable once the server stops */
+    atomic_bool stopping;
+    atomic_size_t waiting;
+    pthread_mutex_t gate; /* held by the one thread that polls for connections */
+    /* Guarded by the gate. */
+    int64_t pause;
+    int64_t next_notice;
+    size_t failures;
+    /* Guarded by the lock. */
+    pthread_mutex_t lock;
+    pthread_cond_t room; /* fewer connections than before, or the server stops */
+    mlt_connection *first;
+    size_t active;
+    uint64_t last_id;
+    char error[MLT_ERROR_TEXT];
+};
+
+static int fail(mlt_server *server, int status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+static int fail(mlt_server *server, int status, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(server->error, sizeof server->error, format, args);
+    va_end(args);
+    return status;
+}
+
+mlt_server *mlt_server_new(void)
+{
+    mlt_server *server = calloc(1, sizeof *server);
+    if (server == NULL)
+        return NULL;
+    server->settings = (mlt_settings){
+        .receive_frame = RECEIVE_FRAME,
+        .send_payload = SEND_PAYLOAD,
+        .macros_per_stage = MACROS_PER_STAGE,
+        .macro_bytes = MACRO_BYTES,
+        .packet_timeout = PACKET_TIMEOUT,
+        .idle_timeout = IDLE_TIMEOUT,
+        .write_timeout = WRITE_TIMEOUT,
+        .version = SMFI_VERSION,
+        .negotiate = true,
+    };
+    server->listener.fd = -1;
+    server->wake[0] = server->wake[1] = -1;
+    atomic_init(&server->stopping, false);
+    atomic_init(&server->waiting, 0);
+    pthread_mutex_init(&server->gate, NULL);
+    pthread_mutex_init(&server->lock, NULL);
+    pthread_cond_init(&server->room, NULL);
+    return server;
+}
+
+static void close_wake(mlt_server *server)
+{
+    for (int i = 0; i < 2; i++) {
+        if (server->wake[i] >= 0)
+            close(server->wake[i]);
+        server->wake[i] = -1;
+    }
+}
+
+void mlt_server_free(mlt_server *server)
+{
+    if (server == NULL)
+        return;
+    mlt_server_close(server);
+    close_wake(server);
+    pthread_cond_destroy(&server->room);
+    pthread_mutex_destroy(&server->lock);
+    pthread_mutex_destroy(&server->gate);
+    free(server);
+}
+
+mlt_settings *mlt_server_settings(mlt_server *server)
+{
+    return server == NULL ? NULL : &server->settings;
+}
+
+const char *mlt_server_error(const mlt_server *server)
+{
+    return server->error;
+}
+
+bool mlt_server_stopping(const mlt_server *server)
+{
+    return atomic_load(&server->stopping);
+}
+
+size_t mlt_server_active(const mlt_server *server)
+{
+    mlt_server *mutable = (mlt_server *)(uintptr_t)server;
+    pthread_mutex_lock(&mutable->lock);
+    size_t active = server->active;
+    pthread_mutex_unlock(&mutable->lock);
+    return active;
+}
+
+size_t mlt_server_waiting(const mlt_server *server)
+{
+    return atomic_load(&server->waiting);
+}
+
+int mlt_server_check_version(mlt_server *server)
+{
+    /* The patch level is of no interest, and 2, 3 and 4 are the numbers that descriptors had
+     * before there were levels (wire spec 1.5). */
+    uint32_t version = server->settings.version;
+    if ((version & ~UINT32_C(0x7F)) == ((uint32_t)SMFI_VERSION & ~UINT32_C(0x7F)) ||
+        (version >= 2 && version <= 4))
+        return MLT_OK;
+    return fail(server, MLT_ERR_CALLER,
+                "smfi_register: version mismatch application: %" PRIu32 " != milter: %d", version,
+                SMFI_VERSION);
+}
+
+/* ------------------------------------------------------------------------------------------ */
+/* The listening socket */
+
+int mlt_server_check_spec(mlt_server *server, const char *spec)
+{
+    return mlt_socket_check(spec, server->error);
+}
+
+int mlt_server_open(mlt_server *server, const char *spec, const mlt_socket_options *options)
+{
+    if (server->listener.fd >= 0)
+        return MLT_OK;
+    return mlt_socket_listen(&server->listener, spec, options, server->error);
+}
+
+int mlt_server_fd(const mlt_server *server)
+{
+    return server->listener.fd;
+}
+
+const char *mlt_server_address(const mlt_server *server)
+{
+    return server->listener.address;
+}
+
+void mlt_server_close(mlt_server *server)
+{
+    mlt_socket_close(&server->listener);
+}
+
+int mlt_server_start(mlt_server *server)
+{
+    if (server->listener.fd < 0)
+        return fail(server, MLT_ERR_CALLER, "the socket is not open");
+    close_wake(server);
+    if (pipe(server->wake) != 0)
+        return fail(server, MLT_ERR_IO, "cannot make a pipe: %s", strerror(errno));
+    for (int i = 0; i < 2; i++)
+        fcntl(server->wake[i], F_SETFD, FD_CLOEXEC);
+    server->pause = server->next_notice = 0;
+    server->failures = 0;
+    atomic_store(&server->stopping, false);
+    return MLT_OK;
+}
+
+void mlt_server_stop(mlt_server *server)
+{
+    pthread_mutex_lock(&server->lock);
+    if (!atomic_exchange(&server->stopping, true) && server->wake[1] >= 0) {
+        /* Never read, so everybody who polls sees it. One byte always fits. */
+        ssize_t written = write(server->wake[1], "", 1);
+        (void)written;
+    }
+    for (mlt_connection *connection = server->first; connection != NULL;
+         connection = connection->after) {
+        if (atomic_load(&connection->between)) {
+            atomic_store(&connection->cut, true);
+            /* What has come in already is still read: then it is not between messages any more,
+             * and its message is given back to the MTA by the end of the connection. */
+            shutdown(connection->fd, SHUT_RD);
+        }
+    }
+    pthread_cond_broadcast(&server->room);
+    pthread_mutex_unlock(&server->lock);
+}
+
+void mlt_server_cut(mlt_server *server)
+{
+    pthread_mutex_lock(&server->lock);
+    for (mlt_connection *connection = server->first; connection != NULL;
+         connection = connection->after) {
+        atomic_store(&connection->cut, true);
+        shutdown(connection->fd, SHUT_RDWR);
+    }
+    pthread_mutex_unlock(&server->lock);
+}
+
+/* ------------------------------------------------------------------------------------------ */
+/* Connections */
+
+static void add(mlt_server *server, mlt_connection *connection)
+{
+    connection->before = NULL;
+    connection->after = server->first;
+    if (server->first != NULL)
+        server->first->before = connection;
+    server->first = connection;
+    server->active++;
+}
+
+void mlt_server_adopt(mlt_server *server, mlt_connection *connection, int fd)
+{
+    pthread_mutex_lock(&server->lock);
+    uint64_t id = ++server->last_id;
+    pthread_mutex_unlock(&server->lock);
+    /* Made ready before anybody can find it. */
+    mlt_connection_begin(connection, fd, id);
+    pthread_mutex_lock(&server->lock);
+    add(server, connection);
+    pthread_mutex_unlock(&server->lock);
+}
+
+void mlt_server_forget(mlt_server *server, mlt_connection *connection)
+{
+    pthread_mutex_lock(&server->lock);
+    if (connection->before != NULL)
+        connection->before->after = connection->after;
+    else
+        server->first = connection->after;
+    if (connection->after != NULL)
+        connection->after->before = connection->before;
+    server->active--;
+    /* Under the lock, so that nobody shuts down a descriptor that has become something else. */
+    close(connection->fd);
+    connection->fd = -1;
+    pthread_cond_signal(&server->room);
+    pthread_mutex_unlock(&server->lock);
+}
+
+/* Waits until there may be one more connection. */
+static void wait_for_room(mlt_server *server)
+{
+    size_t limit = server->settings.connections;
+    pthread_mutex_lock(&server->lock);
+    while (limit > 0 && server->active >= limit && !mlt_server_stopping(server))
+        pthread_cond_wait(&server->room, &server->lock);
+    pthread_mutex_unlock(&server->lock);
+}
+
+/* Leaves a failing accept() alone for a while. True if it is time to say so. */
+static bool back_off(mlt_server *server, int code, mlt_view *view)
+{
+    int64_t now = mlt_socket_now();
+    server->pause = server->pause == 0 ? FIRST_PAUSE : server->pause * 2;
+    if (server->pause > LONGEST_PAUSE)
+        server->pause = LONGEST_PAUSE;
+    server->failures++;
+    struct pollfd stop = {server->wake[0], POLLIN, 0};
+    bool notice = now >= server->next_notice;
+    if (notice) {
+        server->next_notice = now + NOTICE_INTERVAL;
+        snprintf(view->error, sizeof view->error,
+                 "cannot accept a connection: %s; trying again (%zu failures so far)",
+                 strerror(code), server->failures);
+    }
+    poll(&stop, 1, (int)server->pause);
+    return notice;
+}
+
+/* Waits for one connection; the gate is held. */
+static int accept_one(mlt_server *server, mlt_view *view, int *fd)
+{
+    for (;;) {
+        struct pollfd ready[2] = {{server->listener.fd, POLLIN, 0}, {server->wake[0], POLLIN, 0}};
+        wait_for_room(server);
+        if (mlt_server_stopping(server))
+            return MLT_STOPPED;
+        int count = poll(ready, 2, -1);
+        if (mlt_server_stopping(server))
+            return MLT_STOPPED;
+        if (count < 0 && errno == EINTR)
+            continue;
+        *fd = mlt_socket_accept(&server->listener);
+        if (*fd >= 0) {
+            server->pause = 0;
+            return MLT_OK;
+        }
+        if (errno == EINTR || errno == EAGAIN || errno == EWOULDBLOCK || errno == ECONNABORTED)
+            continue;
+        if (back_off(server, errno, view))
+            return MLT_NOTICE;
+    }
+}
+
+int mlt_connection_accept(mlt_connection *connection)
+{
+    if (connection == NULL || connection->fd >= 0)
+        return MLT_ERR_CALLER;
+    mlt_server *server = connection->server;
+    int fd = -1;
+    atomic_fetch_add(&server->waiting, 1);
+    pthread_mutex_lock(&server->gate);
+    int status = accept_one(server, &connection->view, &fd);
+    pthread_mutex_unlock(&server->gate);
+    size_t before = atomic_fetch_sub(&server->waiting, 1);
+    connection->view.alone = before == 1;
+    if (status == MLT_OK)
+        mlt_server_adopt(server, connection, fd);
+    return status;
+}
