@@ -59,7 +59,8 @@ apt_need() {
 }
 
 apt_install() {
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" </dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -q \
+        --no-install-recommends "$@" </dev/null
 }
 
 # need_compiler: a C compiler and Python's headers, without which there is no engine; ends the
