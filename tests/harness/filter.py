@@ -59,8 +59,9 @@ class F:
     only: the callbacks that are there, instead of `without`.
     returns: verdict per callback, default CONTINUE: an int; a list, one element per call and then
         CONTINUE; or a function called as the callback is, ctx first, whose None means CONTINUE.
-    negotiate: F+neg: such a verdict, or a function (ctx, opts). `flags` is then None.
-    flags: the descriptor's flags (wire spec 2.1 step 6); None: as module `milter` does it.
+    negotiate: F+neg: such a verdict, or a function (ctx, opts).
+    flags: the descriptor's flags (wire spec 2.1 step 6); None: as module `milter` does it. Default
+        0x1FF, and None for F+neg.
     version: the descriptor's version (wire spec 1.5).
     limits: attributes of `Server.limits` by name.
     timeout, backlog: for `settimeout` and `setbacklog` unless None.
@@ -72,7 +73,7 @@ class F:
     only: Optional[Iterable[str]] = None
     returns: Mapping[str, Verdict] = field(default_factory=dict)
     negotiate: Optional[Verdict] = None
-    flags: Optional[int] = 0x1FF
+    flags: Optional[int] = -1
     version: int = 0x01000001
     limits: Mapping[str, Any] = field(default_factory=dict)
     timeout: Optional[int] = None
@@ -80,6 +81,11 @@ class F:
     policy: Optional[int] = None
     mds: bool = False
     record: bool = True
+
+    def __post_init__(self) -> None:
+        """Give `flags` the default that depends on `negotiate`."""
+        if self.flags == -1:
+            self.flags = None if self.negotiate is not None else 0x1FF
 
     @property
     def present(self) -> list[str]:
@@ -242,6 +248,15 @@ class Run:
         self.finish()
         return list(self.calls)
 
+    def expect_broken(self, mta: Peer, names: Sequence[str]) -> None:
+        """The milter closes the connection without a byte, for a reason that it logs in one line.
+
+        names: the complete order of callbacks. Stops the server.
+        """
+        mta.expect_close()
+        assert list(names) == self.finish()
+        assert 1 == len(self.messages()), self.messages()
+
 
 class _Keep(logging.Handler):
     """Appends each record to a list; used by several threads, and list.append is atomic."""
@@ -256,9 +271,7 @@ def build(run: Run, conn: str) -> Any:
     from Milter._server import Server  # here, so that tests of the harness need no engine
 
     spec = run.spec
-    flags = None if spec.negotiate is not None else spec.flags
-    spec.flags = flags
-    server = Server(absent=spec.absent, flags=flags, version=spec.version, mds=spec.mds)
+    server = Server(absent=spec.absent, flags=spec.flags, version=spec.version, mds=spec.mds)
     keywords: dict[str, Any] = {}
     for name in spec.present:
         where, _ = CALLBACKS[name]

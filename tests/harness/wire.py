@@ -209,6 +209,11 @@ class Peer:
         self.send(command)
         self.expect(*(replies or (b"\0\0\0\1c",)))
 
+    def play(self, *commands: bytes) -> None:
+        """Send the commands one after the other, each when the one before was answered by `c`."""
+        for command in commands:
+            self.ask(command)
+
     def __enter__(self) -> Peer:
         return self
 
