@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import milter
 import pytest
 from compat_support import CALLBACK_SETTERS
+
+import milter
 
 RESULTS = {
     "SUCCESS": 0,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import milter
 import pytest
 from compat_support import CALLBACK_SETTERS, evaluate
+
+import milter
 
 INT_FUNCTIONS = ["set_flags", "set_exception_policy", "setdbg", "settimeout", "setbacklog"]
 ALWAYS_FINE = ["set_flags", "setdbg", "settimeout"]

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import milter
 import pytest
 from compat_support import run_python
 
 import Milter
+import milter
 
 OWN = [
     "Base",
