@@ -30,3 +30,18 @@ PROGRESS = bytes.fromhex("00000001 70")
 #: A whole message, and the callbacks of F for it.
 MESSAGE = (M, R, T, L, N, B, E)
 MESSAGE_NAMES = ["mail", "rcpt", "data", "header", "eoh", "body", "eom"]
+
+BY_LETTER = {
+    "C": C, "H": H, "M": M, "R": R, "T": T, "L": L, "N": N, "B": B, "E": E,
+    "A": A, "Q": Q, "K": K, "U": U,
+}  # fmt: skip
+
+
+def commands(letters: str) -> list[bytes]:
+    """The packets for a row's notation, such as "C H M R"."""
+    return [BY_LETTER[letter] for letter in letters.split()]
+
+
+def replies(letters: str) -> list[bytes]:
+    """What each of those commands is answered with when every callback says CONTINUE."""
+    return [b"" if letter in "AKQ" else CONTINUE for letter in letters.split()]
