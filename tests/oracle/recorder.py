@@ -32,9 +32,8 @@ import os
 import sys
 import threading
 
-import milter
-
 import Milter
+import milter
 
 ALL = [
     "connect",
