@@ -1,0 +1,271 @@
+"""The distributions: what is in them, and that the installed wheel works where no tree is near."""
+
+from __future__ import annotations
+
+import ast
+import email
+import importlib.util
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.packaging, pytest.mark.slow]
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Directories that are not part of the sources, where there is no git to ask.
+NOT_SOURCES = {".git", ".cache", "build", "dist", "__pycache__", ".hypothesis", ".pytest_cache",
+               ".mypy_cache", ".ruff_cache"}  # fmt: skip
+PATIENCE = 30.0
+
+
+def run(*command: object, cwd: Path, **environment: str) -> str:
+    """Run a command with a clean environment; return what it printed, fail with it otherwise."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env={**clean, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        timeout=600,
+    )
+    text = done.stdout.decode("utf-8", "replace")
+    assert 0 == done.returncode, text
+    return text
+
+
+def source_files() -> set[str]:
+    """Return the paths of all source files, relative to the tree."""
+    if (ROOT / ".git").exists():
+        listed = run("git", "ls-files", "-z", cwd=ROOT).split("\0")
+        # A file may be removed but not yet committed as such.
+        return {name for name in listed if name and (ROOT / name).exists()}
+    return {
+        str(path.relative_to(ROOT))
+        for path in ROOT.rglob("*")
+        if path.is_file()
+        and not NOT_SOURCES.intersection(path.relative_to(ROOT).parts)
+        and not path.relative_to(ROOT).parts[0].startswith(".venv")
+        and path.suffix not in {".so", ".pyc", ".o"}
+    }
+
+
+def version() -> str:
+    """Return the version that the source says, without importing it."""
+    for node in ast.parse((ROOT / "Milter" / "__init__.py").read_text("utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__version__":
+            return str(ast.literal_eval(node.value))
+    raise AssertionError("no __version__ in Milter/__init__.py")
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Build the sdist from a copy of the sources, and the wheel from the sdist."""
+    if importlib.util.find_spec("build") is None:
+        pytest.skip("no module build: pip install build")
+    base = tmp_path_factory.mktemp("packaging")
+    tree = base / "tree"
+    for name in source_files():
+        target = tree / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target)
+    # Things that lie about in a developer's tree and must not be packed.
+    (tree / "Milter" / "_engine.leftover.so").write_bytes(b"not for you")
+    (tree / "Milter" / "__pycache__").mkdir()
+    (tree / "Milter" / "__pycache__" / "x.pyc").write_bytes(b"not for you")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", base / "dist", tree, cwd=base)
+    (sdist,) = (base / "dist").glob("*.tar.gz")
+    (wheel,) = (base / "dist").glob("*.whl")
+    return sdist, wheel
+
+
+@pytest.fixture(scope="module")
+def sdist(distributions: tuple[Path, Path]) -> Path:
+    """Return the path of the source distribution."""
+    return distributions[0]
+
+
+@pytest.fixture(scope="module")
+def wheel(distributions: tuple[Path, Path]) -> Path:
+    """Return the path of the wheel."""
+    return distributions[1]
+
+
+def test_file_names(sdist: Path, wheel: Path) -> None:
+    """Both are named after the distribution and the one version."""
+    assert f"pymilter_cffi-{version()}.tar.gz" == sdist.name.replace("-cffi-", "_cffi-")
+    assert wheel.name.startswith(f"pymilter_cffi-{version()}-")
+
+
+def test_sdist_holds_every_source(sdist: Path) -> None:
+    """All that is under version control is in it, the C sources above all."""
+    with tarfile.open(sdist) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    assert set() == source_files() - held
+
+
+def test_sdist_holds_nothing_built(sdist: Path) -> None:
+    """Nothing in it was compiled."""
+    with tarfile.open(sdist) as archive:
+        names = archive.getnames()
+    assert [] == [name for name in names if name.endswith((".so", ".o", ".pyc", "/_engine.c"))]
+
+
+def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
+    """The three import names, the engine and the typing files, and no tests and no C."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    engines = {name for name in names if name.startswith("Milter/_engine.") and ".so" in name}
+    assert 1 == len(engines)
+    assert "Milter/_engine.leftover.so" not in engines
+    expected = {
+        name
+        for name in source_files()
+        if name in ("milter.py", "mime.py")
+        or (name.startswith("Milter/") and name.endswith((".py", ".pyi", "py.typed")))
+    }
+    assert expected == names - engines
+    assert "Milter/py.typed" in names
+
+
+def test_wheel_metadata(wheel: Path) -> None:
+    """The metadata name the licence, the Python versions, and cffi as the only requirement."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
+        metadata = email.message_from_bytes(archive.read(name))
+        licences = [n for n in archive.namelist() if n.endswith("COPYING")]
+    assert "pymilter-cffi" == metadata["Name"]
+    assert version() == metadata["Version"]
+    assert ">=3.9" == metadata["Requires-Python"]
+    assert "GPL-2.0-or-later" in (metadata["License-Expression"], metadata["License"])
+    required = [line for line in metadata.get_all("Requires-Dist", []) if "extra" not in line]
+    assert ["cffi>=1.15"] == required
+    assert 1 == len(licences)
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install the wheel into an environment of its own; return its interpreter."""
+    base = tmp_path_factory.mktemp("installed")
+    venv.create(base / "venv", with_pip=True)
+    python = base / "venv" / "bin" / "python"
+    pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    if subprocess.run([*pip, "cffi"], cwd=base, check=False, stdin=subprocess.DEVNULL).returncode:
+        pytest.skip("no cffi for a new environment: give pip access to a package index")
+    # Without the index: nothing but cffi is required.
+    run(*pip, "--no-index", wheel, cwd=base)
+    return python
+
+
+@pytest.mark.parametrize(
+    "names", ["milter, Milter, mime", "Milter, milter", "milter", "Milter", "mime"]
+)
+def test_imports(installed: Path, tmp_path: Path, names: str) -> None:
+    """The modules are importable in any order and alone, from the environment, without a word."""
+    shown = run(
+        installed, "-W", "error", "-c",
+        f"import {names}; print({names.split(',', maxsplit=1)[0]}.__file__)", cwd=tmp_path,
+    )  # fmt: skip
+    (line,) = shown.splitlines()
+    assert installed.parents[1] in Path(line).parents
+
+
+def test_version(installed: Path, tmp_path: Path) -> None:
+    """The package and the metadata say the same version."""
+    shown = run(
+        installed,
+        "-c",
+        "import Milter, importlib.metadata as m\n"
+        "print(Milter.__version__, m.version('pymilter-cffi'))",
+        cwd=tmp_path,
+    )
+    assert [version(), version()] == shown.split()
+
+
+def test_command_line(installed: Path, tmp_path: Path) -> None:
+    """``python -m Milter --help`` says how to send a message."""
+    assert "send" in run(installed, "-m", "Milter", "--help", cwd=tmp_path)
+
+
+def test_pip_check(installed: Path, tmp_path: Path) -> None:
+    """The environment has all that is required."""
+    run(installed, "-m", "pip", "check", "--disable-pip-version-check", cwd=tmp_path)
+
+
+FILTER = """
+import sys
+import Milter
+
+class Filter(Milter.Base):
+    def hello(self, name):
+        self.setreply("550", "5.7.1", "no " + name)
+        return Milter.REJECT
+
+Milter.factory = Filter
+Milter.runmilter("packaged", "unix:" + sys.argv[1])
+print("stopped")
+"""
+
+
+def test_filter_answers(installed: Path, tmp_path: Path) -> None:
+    """A filter on the installed package negotiates, refuses a HELO and stops on SIGTERM."""
+    (tmp_path / "filter.py").write_text(FILTER, encoding="utf-8")
+    # A short path: a socket's is limited to 107 bytes.
+    directory = Path(tempfile.mkdtemp(prefix="packaging-"))
+    path = directory / "s"
+    process = subprocess.Popen(
+        [str(installed), "-W", "error", "filter.py", str(path)],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        deadline = time.monotonic() + PATIENCE
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(PATIENCE)
+        while True:
+            try:
+                client.connect(str(path))
+                break
+            except (FileNotFoundError, ConnectionRefusedError):
+                assert process.poll() is None, process.stdout and process.stdout.read()
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        with client:
+            client.sendall(struct.pack(">IcIII", 13, b"O", 6, 0x1FF, 0x1FFFFF))
+            client.sendall(b"\0\0\0\x06Hh.ex\0")
+            received = b""
+            # The answer to the offer: all actions, no step but HELO; then the reply.
+            expected = struct.pack(">IcIII", 13, b"O", 6, 0x1FF, 0x77D) + (
+                b"\0\0\0\x13y550 5.7.1 no h.ex\0"
+            )
+            while len(received) < len(expected):
+                data = client.recv(4096)
+                assert data, received
+                received += data
+            assert expected == received
+            process.terminate()
+            output, _ = process.communicate(timeout=PATIENCE)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+        shutil.rmtree(directory)
+    assert 0 == process.returncode
+    assert b"stopped" == output.strip()
