@@ -1,7 +1,7 @@
 """Wire spec 8.5, rows 91 to 123: what may follow what.
 
 Dialogues are in the rows' notation. `play` sends each command when the one before is answered, and
-expects `c` for each but A, K and Q; an answer to an A or K would show at the next command, or at the
+expects `c` for each but A, K and Q; an answer to A or K would show at the next command, or at the
 end, where nothing may be left to read.
 """
 
