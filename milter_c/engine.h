@@ -287,4 +287,9 @@ extern const mlt_constant_row mlt_action_bits[];
 extern const mlt_constant_row mlt_protocol_bits[];
 extern const mlt_constant_row mlt_stages[];
 
+/* All NO bits, all NR bits, all actions. */
+uint32_t mlt_protocol_no_bits(void);
+uint32_t mlt_protocol_nr_bits(void);
+uint32_t mlt_protocol_actions(void);
+
 #endif

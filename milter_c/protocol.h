@@ -9,7 +9,7 @@
 #include "engine.h"
 
 enum mlt_protocol_constants {
-#define MLT_VERSION(symbol, value) symbol = value,
+#define MLT_NUMBER(symbol, value) symbol = value,
 #define MLT_VERDICT(symbol, value, reply) symbol = value,
 #define MLT_ACTION(symbol, value) symbol = value,
 #define MLT_PROTOCOL(symbol, value) symbol = value,
@@ -37,10 +37,5 @@ int mlt_protocol_stage(int letter);
 
 /* The letter that says a verdict, 0 where nothing is said, -1 where it is no verdict. */
 int mlt_protocol_verdict(int verdict);
-
-/* All NO bits, all NR bits, all actions. */
-uint32_t mlt_protocol_no_bits(void);
-uint32_t mlt_protocol_nr_bits(void);
-uint32_t mlt_protocol_actions(void);
 
 #endif

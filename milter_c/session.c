@@ -277,7 +277,7 @@ int mlt_session_negotiate(mlt_session *session, int verdict, size_t lists_len, b
     session->sent = send;
     session->negotiated = true;
     view->actions = actions;
-    view->protocol = want;
+    view->protocol = want | send;
     mlt_frame_put_u32(session->options, view->offered_version);
     mlt_frame_put_u32(session->options + 4, (uint32_t)actions);
     mlt_frame_put_u32(session->options + 8, send | larger);

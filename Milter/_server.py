@@ -1,0 +1,506 @@
+"""A milter: its settings, its callbacks, its listening socket and its threads.
+
+The methods that pymilter's module functions stand on have their names and rules (API spec 1.3,
+1.4 and 1.14). Several servers may run in one process. Threads wait in the engine for connections
+and keep each to its end; none starts before main().
+"""
+
+from __future__ import annotations
+
+import contextvars
+import grp
+import logging
+import os
+import pwd
+import threading
+import time
+from typing import Any, Callable
+
+from Milter import _dispatch, _threadstate
+from Milter._constants import CURR_ACTS, TEMPFAIL, VERSION
+from Milter._context import to_bytes, to_c_int
+from Milter._engine import ffi, lib
+from Milter._errors import error
+from Milter._signals import Bell, StopOnSignals
+
+logger = logging.getLogger("Milter")
+
+Callback = Callable[..., Any]
+
+IDLE_THREADS = 32
+"""Threads that may wait for connections; those beyond end with their connection."""
+
+DRAIN = 5.0
+"""Seconds that open transactions get to finish when a server stops."""
+
+_CUT_GRACE = 0.5  # seconds for the last callbacks once the connections were cut
+_BACKLOG = 4096  # the operating system cuts it to what it allows
+
+_UNSET: Any = object()
+
+
+def _limit(name: str, unit: str) -> Any:
+    """Makes a property of Limits: a whole number in the engine's settings."""
+
+    def get(self: Limits) -> int:
+        return int(getattr(self._settings, name))
+
+    def put(self: Limits, value: int) -> None:
+        if value < 0:
+            raise ValueError(f"{name} must not be negative")
+        setattr(self._settings, name, value)
+
+    return property(get, put, doc=unit)
+
+
+def _time(name: str, what: str) -> Any:
+    """Makes a property of Limits: seconds here, milliseconds in the engine's settings."""
+
+    def get(self: Limits) -> float:
+        return float(getattr(self._settings, name) / 1000)
+
+    def put(self: Limits, value: float) -> None:
+        setattr(self._settings, name, int(value * 1000))
+
+    return property(get, put, doc=what)
+
+
+class Limits:
+    """What a server puts up with. To be set before it runs.
+
+    Times are in seconds; below 0: for ever, 0: no waiting at all.
+    """
+
+    __slots__ = ("_settings",)
+
+    def __init__(self, settings: Any) -> None:
+        self._settings = settings
+
+    receive_frame = _limit("receive_frame", "Bytes of a received packet. Default: 1 MiB.")
+    send_payload = _limit("send_payload", "Bytes of data of a sent packet. Default: 65535.")
+    macros_per_stage = _limit("macros_per_stage", "Macros at one step. Default: 256.")
+    macro_bytes = _limit("macro_bytes", "Bytes of the macros at one step. Default: 64 KiB.")
+    connections = _limit(
+        "connections", "Connections at once; others wait. 0: any number. Default: 0."
+    )
+    packet_timeout = _time(
+        "packet_timeout", "From a packet's first byte to its last. Default: 120."
+    )
+    idle_timeout = _time("idle_timeout", "Between packets; settimeout() sets it. Default: 7210.")
+    write_timeout = _time("write_timeout", "For the MTA to take what is sent. Default: 300.")
+
+
+class Server:
+    """One milter.
+
+    Args:
+        absent: SMFIP_NO bits of steps that are to be announced as not wanted whatever the
+            callbacks are, as libmilter does for callbacks that are not registered.
+        flags: None, so that the negotiate callback decides and without one all actions that the
+            MTA offers are taken; or the actions wanted, and no negotiate callback is called.
+        version: descriptor version (wire spec 1.5).
+        mds: agree to packets of up to 1 MiB where the MTA offers them (wire spec 2.6).
+    """
+
+    def __init__(
+        self,
+        absent: int = 0,
+        flags: int | None = None,
+        version: int = VERSION,
+        mds: bool = False,
+    ) -> None:
+        self._server = ffi.gc(lib.mlt_server_new(), lib.mlt_server_free)
+        if self._server == ffi.NULL:
+            raise MemoryError
+        self._settings = lib.mlt_server_settings(self._server)
+        self._settings.version = version
+        self._settings.absent = absent
+        self._settings.mds = mds
+        self._settings.negotiate = flags is None
+        if flags is not None:
+            self._settings.flags = flags
+        self.limits = Limits(self._settings)
+        self.callbacks: list[Callback | None] = [None] * len(_dispatch.CALLBACKS)
+        self.exception_policy = TEMPFAIL
+        self.flags = CURR_ACTS  # stored and, as with libmilter, of no effect
+        self.debug = 0
+        self._name: str | None = None
+        self._spec: bytes | None = None
+        self._options = ffi.new("mlt_socket_options *")
+        self._options.backlog = _BACKLOG
+        self._options.mode = self._options.owner = self._options.group = -1
+        self._lock = threading.Lock()
+        self._running = False
+        self._stopped = False  # stop() was called, for the main() that runs or is to come
+        self._hurry = False  # and called again while it drains
+        self._bell: Bell | None = None
+        self._threads = 0
+        self._skip_missing()
+
+    # Settings.
+
+    @property
+    def name(self) -> str:
+        """The name given to register(), for logs and for replies to failed callbacks."""
+        return self._name if self._name is not None else "pymilter"
+
+    @property
+    def address(self) -> Any:
+        """Where the socket is bound: a path, or (host, port); None while it is not open."""
+        if lib.mlt_server_fd(self._server) < 0:
+            return None
+        text = os.fsdecode(ffi.string(lib.mlt_server_address(self._server)))
+        if self._is_unix():
+            return text
+        host, _, port = text.rpartition(" ")
+        return (host, int(port))
+
+    def _is_unix(self) -> bool:
+        text = ffi.string(lib.mlt_server_address(self._server))
+        return b" " not in text or b"/" in text
+
+    def set_flags(self, flags: int, /) -> None:
+        """Keeps the actions that the filter says it needs. Without effect (API spec 1.3)."""
+        self.flags = to_c_int(flags)
+
+    def _set_callback(self, step: int, callback: Callback | None) -> Callback | None:
+        if callback is not None and not callable(callback):
+            raise TypeError("callback parameter must be callable")
+        previous, self.callbacks[step] = self.callbacks[step], callback
+        self._skip_missing()
+        return previous
+
+    def _skip_missing(self) -> None:
+        """Has the engine answer steps without callback itself. Effective at once."""
+        self._settings.unwanted = sum(
+            1 << step
+            for step, callback in enumerate(self.callbacks)
+            if callback is None and step != _dispatch.NEGOTIATE
+        )
+
+    def set_connect_callback(self, callback: Callback | None, /) -> Callback | None:
+        """Sets `f(ctx, hostname, family, hostaddr)`; returns the one before, or None."""
+        return self._set_callback(lib.MLT_STEP_CONNECT, callback)
+
+    def set_helo_callback(self, callback: Callback | None, /) -> Callback | None:
+        """Sets `f(ctx, name)`; returns the one before, or None."""
+        return self._set_callback(lib.MLT_STEP_HELO, callback)
+
+    def set_envfrom_callback(self, callback: Callback | None, /) -> Callback | None:
+        """Sets `f(ctx, sender, *params)`, all bytes; returns the one before, or None."""
+        return self._set_callback(lib.MLT_STEP_MAIL, callback)
+
+    def set_envrcpt_callback(self, callback: Callback | None, /) -> Callback | None:
+        """Sets `f(ctx, recipient, *params)`, all bytes; returns the one before, or None."""
+        return self._set_callback(lib.MLT_STEP_RCPT, callback)
+
+    def set_header_callback(self, callback: Callback | None, /) -> Callback | None:
+        """Sets `f(ctx, name, value)`, the value bytes; returns the one before, or None."""
+        return self._set_callback(lib.MLT_STEP_HEADER, callback)
+
+    def set_eoh_callback(self, callback: Callback | None, /) -> Callback | None:
+        """Sets `f(ctx)` for the end of the headers; returns the one before, or None."""
+        return self._set_callback(lib.MLT_STEP_EOH, callback)
+
+    def set_body_callback(self, callback: Callback | None, /) -> Callback | None:
+        """Sets `f(ctx, chunk)`, bytes; returns the one before, or None."""
+        return self._set_callback(lib.MLT_STEP_BODY, callback)
+
+    def set_eom_callback(self, callback: Callback | None, /) -> Callback | None:
+        """Sets `f(ctx)` for the end of the message; returns the one before, or None."""
+        return self._set_callback(lib.MLT_STEP_EOM, callback)
+
+    def set_abort_callback(self, callback: Callback | None, /) -> Callback | None:
+        """Sets `f(ctx)` for a message that comes to nothing; returns the one before, or None."""
+        return self._set_callback(lib.MLT_STEP_ABORT, callback)
+
+    def set_close_callback(self, callback: Callback | None, /) -> Callback | None:
+        """Sets `f(ctx)` for the end of a connection; returns the one before, or None."""
+        return self._set_callback(lib.MLT_STEP_CLOSE, callback)
+
+    def set_exception_policy(self, policy: int, /) -> None:
+        """Sets what is answered where a callback fails: CONTINUE, REJECT, ACCEPT or TEMPFAIL.
+
+        Raises:
+            milter.error: `invalid exception policy`.
+        """
+        number = to_c_int(policy)
+        if number not in _dispatch.POLICIES:
+            raise error("invalid exception policy")
+        self.exception_policy = number
+
+    def register(
+        self,
+        name: Any,
+        unknown: Callback | None = _UNSET,
+        data: Callback | None = _UNSET,
+        negotiate: Callback | None = _UNSET,
+    ) -> None:
+        """Names the filter and sets the callbacks that have no function of their own.
+
+        Args:
+            name: `str`; for logs and for replies to failed callbacks.
+            unknown: `f(ctx, command)`; None for none; left out: as it was. Likewise:
+            data: `f(ctx)`.
+            negotiate: `f(ctx, options)`.
+
+        Raises:
+            TypeError: the name is no `str`, or a callback cannot be called.
+            milter.error: `cannot register`.
+        """
+        if not isinstance(name, str):
+            kind = "None" if name is None else type(name).__name__
+            raise TypeError(f"register() argument 1 must be str, not {kind}")
+        to_bytes(name, "register", 1)
+        given = (("unknown", unknown), ("data", data), ("negotiate", negotiate))
+        for parameter, callback in given:
+            if callback is not _UNSET and callback is not None and not callable(callback):
+                raise TypeError(f"{parameter} parameter must be callable")
+        if lib.mlt_server_check_version(self._server) != lib.MLT_OK:
+            raise error(f"cannot register: {self._problem()}")
+        for step, callback in (
+            (lib.MLT_STEP_UNKNOWN, unknown),
+            (lib.MLT_STEP_DATA, data),
+            (lib.MLT_STEP_NEGOTIATE, negotiate),
+        ):
+            if callback is not _UNSET:
+                self._set_callback(step, callback)
+        self._name = name
+
+    def setdbg(self, level: int, /) -> None:
+        """Keeps the level of debugging; above 0 each event is logged (level DEBUG)."""
+        self.debug = to_c_int(level)
+
+    def settimeout(self, seconds: int, /) -> None:
+        """Sets how long a connection may be silent: seconds; below 0: for ever, 0: not at all."""
+        self.limits.idle_timeout = to_c_int(seconds)
+
+    def setbacklog(self, connections: int, /) -> None:
+        """Sets how many connections may wait to be accepted.
+
+        Raises:
+            milter.error: `cannot set backlog`: not above 0.
+        """
+        number = to_c_int(connections)
+        if number <= 0:
+            raise error("cannot set backlog: it must be above 0")
+        self._options.backlog = number
+
+    def set_socket_access(
+        self,
+        mode: int | None = None,
+        owner: str | int | None = None,
+        group: str | int | None = None,
+    ) -> None:
+        """Sets who may connect to a unix socket, from the next opensocket() on.
+
+        Args:
+            mode: permission bits, such as 0o660. None: as umask has it.
+            owner: user name or id. None: as the process.
+            group: group name or id. None: as the process.
+
+        Raises:
+            milter.error: there is no such user or group.
+        """
+        try:
+            user = pwd.getpwnam(owner).pw_uid if isinstance(owner, str) else owner
+        except KeyError:
+            raise error(f"cannot opensocket: there is no user {owner}") from None
+        try:
+            team = grp.getgrnam(group).gr_gid if isinstance(group, str) else group
+        except KeyError:
+            raise error(f"cannot opensocket: there is no group {group}") from None
+        self._options.mode = -1 if mode is None else mode
+        self._options.owner = -1 if user is None else user
+        self._options.group = -1 if team is None else team
+
+    # The socket.
+
+    def _problem(self) -> str:
+        return os.fsdecode(ffi.string(lib.mlt_server_error(self._server)))
+
+    def setconn(self, spec: Any, /) -> None:
+        """Sets where to listen. It is not looked at before the socket is opened.
+
+        Args:
+            spec: `str`; as in wire spec 6.1: `unix:/path`, `inet:port@host`, ...
+
+        Raises:
+            TypeError, ValueError: no `str`, or with a NUL.
+            milter.error: `cannot set connection`: it is empty.
+        """
+        if not isinstance(spec, str):
+            kind = "None" if spec is None else type(spec).__name__
+            raise TypeError(f"setconn() argument 1 must be str, not {kind}")
+        data = to_bytes(spec, "setconn", 1)
+        if not data:
+            raise error("cannot set connection")
+        self._spec = data
+
+    def _open(self, failure: str, replace: bool) -> None:
+        """Opens the socket, if it is not open."""
+        if self._name is None:
+            raise error(f"{failure}: register() comes first")
+        if self._spec is None:
+            raise error(f"{failure}: setconn() comes first")
+        self._options.replace = replace
+        if lib.mlt_server_open(self._server, self._spec, self._options) != lib.MLT_OK:
+            raise error(f"{failure}: {self._problem()}")
+
+    def opensocket(self, rmsock: bool | int, /) -> None:
+        """Binds and listens, so that a wrong socket shows before main().
+
+        Args:
+            rmsock: whether a socket that is in the way is removed, even one in use.
+
+        Raises:
+            milter.error: `cannot opensocket`, and why.
+
+        After setconn() and register(). While the socket is open it does nothing.
+        """
+        flag = to_c_int(rmsock)
+        if not 0 <= flag <= 255:
+            raise OverflowError(
+                f"unsigned byte integer is {'less' if flag < 0 else 'greater'} "
+                f"than {'minimum' if flag < 0 else 'maximum'}"
+            )
+        self._open("cannot opensocket", bool(flag))
+
+    # Running.
+
+    def main(self, *, drain: float = DRAIN) -> None:
+        """Serves until stopped: by stop(), SIGTERM, SIGINT or SIGHUP.
+
+        Args:
+            drain: seconds that open transactions get to finish then. A second signal or stop()
+                ends them at once.
+
+        Raises:
+            milter.error: `cannot run main`, and why; `milter module in use` if it runs already.
+
+        After setconn() and register(); it opens the socket if that is not open. May be called
+        again after it has returned.
+        """
+        with self._lock:
+            if self._running:
+                raise error("milter module in use")
+            self._running = True
+        try:
+            self._open("cannot run main", False)
+            self._serve(drain)
+        finally:
+            with self._lock:
+                self._running = False
+                self._stopped = False
+                self._hurry = False
+                bell, self._bell = self._bell, None
+            lib.mlt_server_close(self._server)
+            if bell is not None:
+                bell.close()
+
+    def _serve(self, drain: float) -> None:
+        """Starts the first thread, waits for the end, and sees all threads off."""
+        if lib.mlt_server_start(self._server) != lib.MLT_OK:
+            raise error(f"cannot run main: {self._problem()}")
+        bell = self._bell = Bell()
+        with StopOnSignals(bell, self.stop):
+            try:
+                if not self._stopped:
+                    self._start_thread()
+                while not self._stopped:
+                    bell.wait(None)
+            except RuntimeError as problem:
+                raise error(f"cannot run main: {problem}") from problem
+            finally:
+                # Also when the program's own handler raised: graceful on the way out.
+                lib.mlt_server_stop(self._server)
+                self._see_off(bell, drain)
+
+    def _see_off(self, bell: Bell, drain: float) -> None:
+        """Lets open transactions finish, cuts off the rest, and waits for idle threads to end."""
+        deadline = time.monotonic() + drain
+        while self._active() and not self._hurry:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            bell.wait(left)
+        if self._active():
+            logger.warning("%s: cutting off %d connections", self.name, self._active())
+            lib.mlt_server_cut(self._server)
+            deadline = time.monotonic() + _CUT_GRACE
+            while self._active() and time.monotonic() < deadline:
+                bell.wait(deadline - time.monotonic())
+        while lib.mlt_server_waiting(self._server):
+            bell.wait(0.05)
+
+    def _active(self) -> int:
+        return int(lib.mlt_server_active(self._server))
+
+    def stop(self) -> None:
+        """Stops main(): no new connections, open transactions may finish. Never blocks.
+
+        From any thread, callback or signal handler. Before main() it has the next main() return
+        at once.
+        """
+        if self._stopped:
+            self._hurry = True
+        self._stopped = True
+        lib.mlt_server_stop(self._server)
+        self._ring()
+
+    def _ring(self) -> None:
+        bell = self._bell
+        if bell is not None:
+            bell.ring()
+
+    # Threads.
+
+    def _start_thread(self) -> None:
+        """Starts one more thread to wait for connections."""
+        self._threads += 1
+        threading.Thread(
+            target=self._work, name=f"{self.name}-{self._threads}", daemon=True
+        ).start()
+
+    def _work(self) -> None:
+        """One thread: waits for a connection, keeps it to its end, and waits for the next."""
+        connection = ffi.gc(lib.mlt_connection_new(self._server), lib.mlt_connection_free)
+        if connection == ffi.NULL:
+            logger.error("%s: no memory for a connection", self.name)
+            return
+        view = lib.mlt_connection_view(connection)
+        dispatcher = _dispatch.Dispatcher(self, connection)
+        while True:
+            status = lib.mlt_connection_accept(connection)
+            if status == lib.MLT_NOTICE:
+                logger.error("%s: %s", self.name, os.fsdecode(ffi.string(view.error)))
+                continue
+            if status != lib.MLT_OK:
+                self._ring()
+                return
+            if view.alone:
+                self._replace_thread()
+            try:
+                contextvars.Context().run(dispatcher.run)
+            except BaseException:
+                logger.exception("%s: connection %d: internal error", self.name, view.id)
+            finally:
+                lib.mlt_connection_end(connection)
+            if self._stopped:
+                self._ring()
+            if not _threadstate.renew():
+                if not lib.mlt_server_waiting(self._server):
+                    self._replace_thread()
+                return
+            if lib.mlt_server_waiting(self._server) >= IDLE_THREADS:
+                return
+
+    def _replace_thread(self) -> None:
+        """Starts a thread to wait where this one no longer does."""
+        if self._stopped:
+            return
+        try:
+            self._start_thread()
+        except RuntimeError as problem:
+            # New connections wait in the backlog until a thread is free again.
+            logger.error("%s: cannot start a thread: %s", self.name, problem)

@@ -1,0 +1,107 @@
+"""Signals while a server runs in the main thread.
+
+libmilter takes SIGTERM, SIGINT and SIGHUP for itself and a program's own handlers never run. Here
+they run, and the server stops as before; a program that has a handler for SIGHUP keeps it, and
+then SIGHUP is no longer ours (docs/porting.md).
+
+Python runs handlers in the main thread only, between two of its instructions, whichever thread
+the operating system chose; so the main thread waits on a pair of sockets into which the
+interpreter writes when a signal comes.
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+import socket
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Callable
+
+
+class Bell:
+    """Wakes one waiting thread; may be rung from any thread and any signal handler."""
+
+    def __init__(self) -> None:
+        self._ear, self._hammer = socket.socketpair()
+        self._ear.setblocking(False)
+        self._hammer.setblocking(False)
+
+    def ring(self) -> None:
+        """Wakes the waiting thread, or the next that waits. Never blocks."""
+        try:
+            self._hammer.send(b"\0")
+        except OSError:
+            pass  # so many bytes unread that one more says nothing new; or closed
+
+    def wait(self, seconds: float | None) -> None:
+        """Waits until the bell rings, `seconds` at most, None for ever."""
+        if seconds is not None and seconds < 0:
+            seconds = 0
+        select.select([self._ear], [], [], seconds)
+        try:
+            self._ear.recv(4096)
+        except BlockingIOError:
+            pass
+
+    def fileno(self) -> int:
+        """Returns the descriptor that a byte may be written to in order to ring."""
+        return self._hammer.fileno()
+
+    def close(self) -> None:
+        """Gives the descriptors back."""
+        self._ear.close()
+        self._hammer.close()
+
+
+class StopOnSignals:
+    """Context manager: SIGTERM, SIGINT and SIGHUP call `stop` while it is active.
+
+    Args:
+        bell: rung for every signal, whatever its handler.
+        stop: called in the main thread, before the program's own handler.
+
+    Outside of the main thread it does nothing: Python allows no handlers there.
+    """
+
+    def __init__(self, bell: Bell, stop: Callable[[], None]) -> None:
+        self._bell = bell
+        self._stop = stop
+        self._previous: dict[int, Any] = {}
+        self._wakeup = -1
+        self._active = False
+
+    def __enter__(self) -> StopOnSignals:
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        self._wakeup = signal.set_wakeup_fd(self._bell.fileno(), warn_on_full_buffer=False)
+        self._active = True
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            previous = signal.getsignal(number)
+            if previous is None:
+                continue  # not Python's: an embedding program looks after it
+            if number == signal.SIGHUP and previous != signal.SIG_DFL:
+                continue  # the program's own, or ignored by nohup
+            self._previous[number] = previous
+            signal.signal(number, self._handle)
+        return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._stop()
+        previous = self._previous[number]
+        if callable(previous) and previous is not signal.default_int_handler:
+            previous(number, frame)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._active:
+            return
+        for number, previous in self._previous.items():
+            # Not if a handler has put another in its own place.
+            if signal.getsignal(number) == self._handle:
+                signal.signal(number, previous)
+        signal.set_wakeup_fd(self._wakeup)
