@@ -417,8 +417,12 @@ class Server:
                 self._see_off(bell, drain)
 
     def _see_off(self, bell: Bell, drain: float) -> None:
-        """Lets open transactions finish, cuts off the rest, and waits for idle threads to end."""
+        """Closes the socket, lets open transactions finish, and cuts off the rest."""
         deadline = time.monotonic() + drain
+        while lib.mlt_server_waiting(self._server):
+            bell.wait(0.05)
+        # At once, so that MTAs are refused instead of waiting in the backlog for nobody.
+        lib.mlt_server_close(self._server)
         while self._active() and not self._hurry:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -430,8 +434,6 @@ class Server:
             deadline = time.monotonic() + _CUT_GRACE
             while self._active() and time.monotonic() < deadline:
                 bell.wait(deadline - time.monotonic())
-        while lib.mlt_server_waiting(self._server):
-            bell.wait(0.05)
 
     def _active(self) -> int:
         return int(lib.mlt_server_active(self._server))

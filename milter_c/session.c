@@ -368,7 +368,7 @@ static mlt_take receive_connect(mlt_session *session, const mlt_client *client, 
 {
     mlt_view *view = session->view;
     if (session->connected)
-        return failed(session, "second CONNECT", "");
+        return failed(session, "CONNECT where none belongs", "");
     session->connected = true;
     view->family = client->family;
     view->port = client->port;
@@ -383,6 +383,7 @@ static mlt_take receive_beginning(mlt_session *session, mlt_event *event)
     if (session->at.open)
         return abort_first(session, event);
     int step = event->step;
+    session->connected = true; /* from here on it is too late for CONNECT */
     end_message(session);
     if (step == MLT_STEP_HELO && session->pending.scope == MLT_SCOPE_SESSION &&
         session->pending.step == MLT_STEP_HELO)

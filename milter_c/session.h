@@ -61,7 +61,7 @@ typedef struct mlt_session {
     const mlt_settings *settings; /* borrowed */
     mlt_view *view;               /* borrowed */
     bool negotiated;
-    bool connected;  /* CONNECT has been */
+    bool connected;  /* CONNECT has been, or what comes after it */
     bool close_owed; /* the filter has been told, or is to be told, of this session */
     bool resetting;  /* QUIT_NC: CLOSE was reported, the session starts anew */
     mlt_mark at;
