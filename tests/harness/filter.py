@@ -166,6 +166,13 @@ class Run:
                 of.setdefault(id(ctx), []).append(call[0])
             return list(of.values())
 
+    def forget(self) -> None:
+        """Drop the calls and log records so far, for the next example on the same server."""
+        with self._changed:
+            self.calls.clear()
+            self._contexts.clear()
+            self.log.clear()
+
     def wait(self, expected: Sequence[str], patience: float = PATIENCE) -> None:
         """Wait until the callbacks of all connections are exactly these; AssertionError if not.
 
