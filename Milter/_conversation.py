@@ -1,0 +1,633 @@
+"""The MTA's side of one milter conversation: commands in, bytes out; bytes in, events out.
+
+Owns what an MTA may send when, which steps and which answers the negotiation has switched off, and
+what a filter may answer when. Knows no socket and no clock: Milter.mta does the I/O.
+
+Source: wire spec 2 (negotiation), 3.4 (order), 3.5 (macros), 5 and 8.9 (what an MTA accepts).
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple, NoReturn, Optional, Union
+
+from Milter._engine import ffi, lib
+from Milter._message import Modification, Text, from_wire, strip_blank, to_wire
+from Milter._mtacodec import (
+    COMMANDS,
+    DEFAULT_ACTIONS,
+    DEFAULT_PROTOCOL,
+    HEAD,
+    KINDS,
+    NO_REPLY,
+    NOT_SENT,
+    REPLIES,
+    STAGES,
+    Command,
+    ConnectionLost,
+    Kind,
+    MilterError,
+    Options,
+    Progress,
+    ProtocolError,
+    Reply,
+    StateError,
+    Verdict,
+    action_names,
+    decode,
+    encode,
+    modification,
+    parse_reply,
+)
+
+Macros = Mapping[str, Text]
+"""Macro names, spelled as the MTA spells them (``j``, ``{mail_addr}``), and their values."""
+
+Event = Union[Options, Verdict, Progress, Modification]
+"""What a filter can say."""
+
+_RANK_RCPT: Final[int] = COMMANDS[lib.SMFIC_RCPT].rank
+
+# Steps whose macros MTAs send although the step itself was negotiated away (wire spec 2.7).
+_MACROS_ALWAYS: Final = frozenset(
+    {lib.SMFIC_CONNECT, lib.SMFIC_HELO, lib.SMFIC_MAIL, lib.SMFIC_RCPT, lib.SMFIC_DATA}
+)
+
+
+class Outgoing(NamedTuple):
+    """What a step puts on the wire."""
+
+    step: str
+    """Its name: ``connect``, ``mail``, ``eom`` and so on."""
+    data: bytes
+    """To be written, perhaps nothing."""
+    verdict: Optional[Verdict]
+    """None: the filter's answer is to be awaited. Else no answer comes, and this stands for it."""
+
+
+class Protocol:
+    """One conversation with a filter, from the offer to QUIT, without I/O.
+
+    A method for each step returns what is to be written and whether an answer is due. Then
+    :meth:`receive` is fed what the filter wrote, and :meth:`next_event` asked until it has
+    returned the :class:`Verdict` (to the offer, the :class:`Options`).
+
+    A step that may not come now, because the filter would not answer it, raises
+    :class:`StateError` and changes nothing. Anything that the filter does wrong raises another
+    :class:`MilterError`, and ends the conversation.
+
+    Args:
+        strict: also what an MTA may put up with is an error: protocol bits that were not offered,
+            modifications whose action was not negotiated, SKIP to anything but a negotiated body,
+            a new body in pieces that are not together, reply texts whose two codes disagree.
+        progress_anywhere: the filter may say that it is still at work at any time, as with
+            Postfix; false: only at the end of a message, as with Sendmail.
+        receive_limit: bytes of letter and data of one packet from the filter.
+    """
+
+    def __init__(
+        self,
+        *,
+        strict: bool = True,
+        progress_anywhere: bool = True,
+        receive_limit: int = 64 * 1024 * 1024,
+    ) -> None:
+        self.options: Optional[Options] = None
+        """What was negotiated; None before."""
+        self.strict = strict
+        self._progress_anywhere = progress_anywhere
+        self._limit = receive_limit
+        self._input = bytearray()
+        self._eof = False
+        self._error: Optional[MilterError] = None
+        self._over = False
+        self._due: Optional[Command] = None
+        self._offer: Optional[tuple[int, int, int]] = None
+        self._begun = False
+        self._rank: Optional[int] = None
+        self._skipped: Optional[int] = None
+        self._last_change: Optional[int] = None
+        self._body_replaced = False
+
+    # -- state -----------------------------------------------------------------------------------
+
+    @property
+    def waiting_for(self) -> Optional[str]:
+        """Name of the step whose answer is due; None: the next step may come."""
+        return None if self._due is None else _step_name(self._due)
+
+    @property
+    def in_message(self) -> bool:
+        """True: the filter is inside a message: after MAIL, and neither decided, ended nor aborted.
+
+        Only then do RCPT and what follows get an answer.
+        """
+        return self._rank is not None
+
+    @property
+    def begun(self) -> bool:
+        """True: CONNECT, HELO or MAIL was played, so that CONNECT may not come any more."""
+        return self._begun
+
+    @property
+    def over(self) -> bool:
+        """True: QUIT was sent, or the conversation broke."""
+        return self._over or self._error is not None
+
+    @property
+    def closed(self) -> bool:
+        """True: the filter has closed the connection."""
+        return self._eof
+
+    # -- from the filter -------------------------------------------------------------------------
+
+    def receive(self, data: bytes, *, early: bool = False) -> None:
+        """Takes bytes that the filter wrote; an empty `bytes` says that it closed.
+
+        Args:
+            data: any number of bytes, cut anywhere.
+            early: they came before what the last step returned was written, so they cannot be an
+                answer to it.
+
+        Raises:
+            ProtocolError: ``early``, and nothing was due from the filter.
+            ConnectionLost: ``early``, and the filter closed.
+        """
+        if data:
+            self._input += data
+        else:
+            self._eof = True
+        if early:
+            self._check_silence()
+
+    def next_event(self) -> Optional[Event]:
+        """Returns what the filter said next; None: more bytes are needed, or nothing is due.
+
+        Raises:
+            ProtocolError: it broke the protocol.
+            ConnectionLost: it closed instead of answering.
+        """
+        if self._error is not None:
+            raise self._error
+        if self._due is None:
+            self._check_silence()
+            return None
+        packet = self._packet()
+        if packet is None:
+            if self._eof:
+                self._fail(
+                    ConnectionLost(
+                        f"the filter closed the connection instead of answering "
+                        f"{self.waiting_for}{' with a whole packet' if self._input else ''}"
+                    )
+                )
+            return None
+        letter, data = packet
+        reply = self._known(letter)
+        if self._due.answer == lib.MLT_ANSWER_OPTIONS:
+            return self._options(reply, data)
+        if reply.kind == lib.MLT_REPLY_PROGRESS:
+            if not self._progress_anywhere and self._due.answer != lib.MLT_ANSWER_MODS:
+                self._break(f"PROGRESS in answer to {self.waiting_for}", "wire spec 4.6")
+            self._fields(reply, data)
+            return Progress()
+        if reply.kind == lib.MLT_REPLY_MODIFICATION:
+            return self._modification(reply, data)
+        if reply.kind == lib.MLT_REPLY_VERDICT:
+            return self._verdict(reply, data)
+        return self._break(
+            f"{reply.name} in answer to {self.waiting_for}",
+            "wire spec 1.4: no filter may send it"
+            if reply.kind == lib.MLT_REPLY_NEVER
+            else "wire spec 1.4",
+        )
+
+    def _packet(self) -> Optional[tuple[int, bytes]]:
+        """Takes a whole packet off the input, None if there is none yet."""
+        if not self._input:
+            return None
+        packet = ffi.new("mlt_packet *")
+        with ffi.from_buffer(self._input) as view:
+            status = lib.mlt_frame_next(view, len(self._input), self._limit, packet)
+            if status == lib.MLT_OK:
+                data: bytes = ffi.buffer(packet.payload.data, packet.payload.len)[:]
+        if status == lib.MLT_NEED_MORE:
+            return None
+        if status != lib.MLT_OK:
+            head = bytes(self._input[:HEAD])
+            self._break(
+                f"a packet of length {int.from_bytes(head[:4], 'big')}: {head!r}; "
+                "is this a filter at all?",
+                "wire spec 1.1",
+            )
+        del self._input[: packet.used]
+        return packet.letter, data
+
+    def _known(self, letter: int) -> Reply:
+        reply = REPLIES.get(letter)
+        if reply is None:
+            self._break(f"a packet of unknown type {chr(letter)!r}", "wire spec 1.4")
+        return reply
+
+    def _fields(self, reply: Reply, data: bytes) -> tuple[list[int], list[Optional[bytes]]]:
+        fields = decode(reply.shape, data)
+        if fields is None:
+            more = "..." if len(data) > 60 else ""
+            self._break(
+                f"malformed {reply.name} with {len(data)} bytes of data: {data[:60]!r}{more}",
+                "wire spec 1.4: exact length, strings ended by NUL",
+            )
+        return fields
+
+    def _check_silence(self) -> None:
+        """Nothing is due from the filter: whatever it has said is wrong, but for progress."""
+        while True:
+            packet = self._packet()
+            if packet is None:
+                break
+            reply = self._known(packet[0])
+            if reply.kind != lib.MLT_REPLY_PROGRESS or not self._progress_anywhere:
+                self._break(f"{reply.name} although nothing was asked", "wire spec 1.1 and 2.3")
+            self._fields(reply, packet[1])
+        if self._eof:
+            if self._input:
+                self._break("half a packet, and then the end", "wire spec 1.1")
+            if not self._over:
+                self._fail(ConnectionLost("the filter closed the connection"))
+
+    def _options(self, reply: Reply, data: bytes) -> Options:
+        """Checks the answer to the offer (wire spec 8.9, row 193)."""
+        assert self._offer is not None
+        rule = "wire spec 8.9, row 193"
+        if reply.kind != lib.MLT_REPLY_OPTIONS:
+            self._break(f"{reply.name} in answer to the offer", rule)
+        numbers, texts = self._fields(reply, data)
+        version, actions, protocol = numbers
+        offered_version, offered_actions, offered_protocol = self._offer
+        # Version 0 is not told apart from 1: neither has ever been spoken by an MTA's client.
+        if not lib.MLT_PROTOCOL_OLDEST <= version <= offered_version:
+            self._break(f"protocol version {version}; {offered_version} was offered", rule)
+        if actions & ~offered_actions:
+            self._break(f"actions 0x{actions:X}; 0x{offered_actions:X} were offered", rule)
+        if protocol & ~offered_protocol:
+            if self.strict:
+                self._break(f"protocol 0x{protocol:X}; 0x{offered_protocol:X} was offered", rule)
+            protocol &= offered_protocol
+        lists: dict[int, tuple[str, ...]] = {}
+        rest = texts[0] or b""
+        while rest:
+            entry = decode(b"usb", rest)
+            assert entry is not None, "the codec has checked that these are lists"
+            stage = entry[0][0]
+            names, rest = entry[1][0] or b"", entry[1][1] or b""
+            if stage in STAGES.values():
+                lists[stage] = tuple(from_wire(names).replace(",", " ").split())
+            elif self.strict:
+                self._break(f"a macro list for stage {stage}", "wire spec 2.5")
+        self.options = Options(
+            version, actions, protocol, lists, offered_version, offered_actions, offered_protocol
+        )
+        self._due = None
+        return self.options
+
+    def _modification(self, reply: Reply, data: bytes) -> Modification:
+        """Checks a modification (wire spec 8.9, row 196)."""
+        assert self._due is not None
+        assert self.options is not None
+        rule = "wire spec 8.9, row 196"
+        if self._due.answer != lib.MLT_ANSWER_MODS:
+            self._break(f"{reply.name} in answer to {self.waiting_for}", rule)
+        if self.strict and not reply.action & self.options.actions:
+            self._break(
+                f"{reply.name} without {'|'.join(action_names(reply.action))} negotiated", rule
+            )
+        if reply.letter == lib.SMFIR_REPLBODY:
+            if self.strict and self._body_replaced and self._last_change != reply.letter:
+                self._break("REPLBODY resumed after another modification", "wire spec 5")
+            self._body_replaced = True
+        self._last_change = reply.letter
+        numbers, texts = self._fields(reply, data)
+        return modification(reply.letter, numbers, texts)
+
+    def _verdict(self, reply: Reply, data: bytes) -> Verdict:
+        assert self._due is not None
+        assert self.options is not None
+        due = self._due
+        _, texts = self._fields(reply, data)
+        if reply.letter == lib.SMFIR_REPLYCODE:
+            try:
+                verdict = parse_reply(texts[0] or b"", self.strict)
+            except ProtocolError as error:
+                self._fail(error)
+        else:
+            verdict = Verdict(KINDS[reply.letter])
+        if verdict.kind is Kind.SKIP:
+            negotiated = due.letter == lib.SMFIC_BODY and self.options.protocol & lib.SMFIP_SKIP
+            if due.answer == lib.MLT_ANSWER_MODS or (self.strict and not negotiated):
+                why = " that was not negotiated" if due.letter == lib.SMFIC_BODY else ""
+                self._break(f"SKIP{why} in answer to {self.waiting_for}", "wire spec 2.4")
+            self._skipped = due.letter
+        elif (
+            due.rank >= 0
+            and verdict.final
+            # A verdict about one recipient leaves the message open, but for ACCEPT (wire spec 3.4).
+            and (due.letter != lib.SMFIC_RCPT or verdict.kind is Kind.ACCEPT)
+        ):
+            self._rank = None
+        self._due = None
+        return verdict
+
+    def _fail(self, error: MilterError) -> NoReturn:
+        self._error = error
+        self._rank = None
+        raise error
+
+    def _break(self, text: str, rule: str) -> NoReturn:
+        self._fail(ProtocolError(f"the filter sent {text}", rule))
+
+    # -- to the filter ---------------------------------------------------------------------------
+
+    def negotiate(
+        self, version: int = 6, actions: int = DEFAULT_ACTIONS, protocol: int = DEFAULT_PROTOCOL
+    ) -> Outgoing:
+        """Offers what the MTA can do; once, and before everything else.
+
+        Args:
+            version: protocol version.
+            actions: SMFIF_ bits.
+            protocol: SMFIP_ bits.
+        """
+        if self._offer is not None:
+            raise StateError("negotiated already: an MTA makes exactly one offer")
+        self._offer = (version, actions, protocol)
+        command = COMMANDS[lib.SMFIC_OPTNEG]
+        data = encode(command.letter, command.shape, self._offer)
+        self._due = command
+        return Outgoing(_step_name(command), data, None)
+
+    def connect(
+        self,
+        hostname: Text = "localhost",
+        address: Optional[str] = "127.0.0.1",
+        port: int = 0,
+        macros: Optional[Macros] = None,
+    ) -> Outgoing:
+        """A client has connected; once, and first after the negotiation or QUIT_NC.
+
+        Args:
+            hostname: the client's name; an MTA writes ``[192.0.2.1]`` where it found none.
+            address: an IPv4 or IPv6 address (``IPv6:`` before it is sent as it is), a path (with a
+                slash) for a unix socket, None if it is unknown.
+            port: the client's port, 0 if it is unknown.
+            macros: to be sent before it.
+
+        Raises:
+            ValueError: an address that is none of these, or a port outside 0 to 65535.
+        """
+        family = _family(address)
+        if not 0 <= port <= 65535:
+            raise ValueError(f"port {port} is not between 0 and 65535")
+        where = None
+        if address is not None:
+            where = struct.pack("!H", port) + to_wire(address) + b"\0"
+        name = to_wire(hostname)
+        self._may(lib.SMFIC_CONNECT)
+        if self._begun:
+            raise StateError("CONNECT may only come first: a filter answers no second one")
+        self._begun = True
+        return self._send(lib.SMFIC_CONNECT, (name, family, where), macros)
+
+    def helo(self, name: Text = "localhost", macros: Optional[Macros] = None) -> Outgoing:
+        """The client said HELO or EHLO; at any time. Inside a message the filter aborts that."""
+        argument = to_wire(name)
+        self._may(lib.SMFIC_HELO)
+        self._begun = True
+        self._rank = None
+        return self._send(lib.SMFIC_HELO, (argument,), macros)
+
+    def mail(self, sender: Text, *params: Text, macros: Optional[Macros] = None) -> Outgoing:
+        """A message begins; at any time. Inside another message the filter aborts that.
+
+        Args:
+            sender: as it goes on the wire, with angle brackets.
+            params: ESMTP parameters.
+            macros: to be sent before it.
+        """
+        arguments = _argv(sender, params)
+        self._may(lib.SMFIC_MAIL)
+        self._begun = True
+        self._rank = COMMANDS[lib.SMFIC_MAIL].rank
+        return self._send(lib.SMFIC_MAIL, (arguments,), macros)
+
+    def rcpt(
+        self,
+        recipient: Text,
+        *params: Text,
+        macros: Optional[Macros] = None,
+        rejected: bool = False,
+    ) -> Outgoing:
+        """A recipient of the message.
+
+        Args:
+            recipient: as it goes on the wire, with angle brackets.
+            params: ESMTP parameters.
+            macros: to be sent before it.
+            rejected: the MTA has rejected it itself: sent only to a filter that wants to hear of
+                these (RCPT_REJ).
+        """
+        arguments = _argv(recipient, params)
+        self._may(lib.SMFIC_RCPT)
+        assert self.options is not None
+        if rejected and not self.options.rejected_recipients:
+            return Outgoing("rcpt", b"", NOT_SENT)
+        return self._send(lib.SMFIC_RCPT, (arguments,), macros)
+
+    def data(self, macros: Optional[Macros] = None) -> Outgoing:
+        """The client said DATA, after at least one recipient."""
+        self._may(lib.SMFIC_DATA)
+        return self._send(lib.SMFIC_DATA, (), macros)
+
+    def header(self, name: Text, value: Text, macros: Optional[Macros] = None) -> Outgoing:
+        """A header.
+
+        Args:
+            name: not empty.
+            value: all that stands behind the colon, the first blank included, folded by LF and a
+                blank. The first blank is taken off unless HDR_LEADSPC was negotiated.
+            macros: to be sent before it.
+        """
+        key, content = to_wire(name), to_wire(value)
+        if not key:
+            raise ValueError("a header's name is never empty")
+        self._may(lib.SMFICHEADER)
+        assert self.options is not None
+        if not self.options.leading_space:
+            content = strip_blank(content)
+        return self._send(lib.SMFICHEADER, (key, content), macros)
+
+    def eoh(self, macros: Optional[Macros] = None) -> Outgoing:
+        """End of the headers."""
+        self._may(lib.SMFIC_EOH)
+        return self._send(lib.SMFIC_EOH, (), macros)
+
+    def body(self, chunk: bytes, macros: Optional[Macros] = None) -> Outgoing:
+        """A piece of the body.
+
+        Args:
+            chunk: 1 to ``options.max_data`` bytes, lines ended by CR LF, cut anywhere.
+            macros: to be sent before it.
+        """
+        self._may(lib.SMFIC_BODY)
+        assert self.options is not None
+        if not 0 < len(chunk) <= self.options.max_data:
+            raise ValueError(
+                f"a body chunk of {len(chunk)} bytes: 1 to {self.options.max_data} were agreed on"
+            )
+        return self._send(lib.SMFIC_BODY, (bytes(chunk),), macros)
+
+    def eom(self, macros: Optional[Macros] = None, data: bytes = b"") -> Outgoing:
+        """End of the message. Modifications may come before the verdict.
+
+        Args:
+            macros: to be sent before it.
+            data: a last piece of body, which the protocol allows and no MTA makes use of.
+        """
+        self._may(lib.SMFIC_BODYEOB)
+        self._last_change = None
+        self._body_replaced = False
+        outgoing = self._send(lib.SMFIC_BODYEOB, (bytes(data),), macros)
+        # To the filter the message is over, whatever it will answer (wire spec 3.4).
+        self._rank = None
+        return outgoing
+
+    def unknown(self, command: Text, macros: Optional[Macros] = None) -> Outgoing:
+        """The client said something that is no SMTP command; at any time, and changes nothing."""
+        argument = to_wire(command)
+        self._may(lib.SMFIC_UNKNOWN)
+        return self._send(lib.SMFIC_UNKNOWN, (argument,), macros)
+
+    def abort(self) -> Outgoing:
+        """The message in hand is given up; outside a message it means nothing."""
+        self._may(lib.SMFIC_ABORT)
+        self._rank = None
+        return self._send(lib.SMFIC_ABORT, ())
+
+    def quit_nc(self) -> Outgoing:
+        """The SMTP session is over, the connection is used for another; from version 6 on."""
+        self._may(lib.SMFIC_QUIT_NC)
+        assert self.options is not None
+        command = COMMANDS[lib.SMFIC_QUIT_NC]
+        if self.options.version < command.since:
+            raise StateError(f"QUIT_NC is not part of protocol version {self.options.version}")
+        self._begun = False
+        self._rank = None
+        return self._send(command.letter, ())
+
+    def quit(self) -> Outgoing:
+        """The conversation is over; the filter closes the connection."""
+        self._may(lib.SMFIC_QUIT)
+        self._rank = None
+        outgoing = self._send(lib.SMFIC_QUIT, ())
+        self._over = True
+        return outgoing
+
+    def _may(self, letter: int) -> None:
+        """Checks that this command may come now.
+
+        Raises:
+            StateError: it may not; nothing has changed.
+            ProtocolError, ConnectionLost: the filter spoke or closed meanwhile.
+        """
+        command = COMMANDS[letter]
+        if self._error is not None:
+            raise StateError(f"the conversation is over: {self._error}")
+        if self._over:
+            raise StateError("the conversation is over: QUIT was sent")
+        if self._due is not None:
+            raise StateError(f"{command.name} before the answer to {self.waiting_for}")
+        if self.options is None:
+            raise StateError(f"{command.name} before the negotiation")
+        self._check_silence()
+        if command.rank <= 0:
+            return
+        if self._rank is None:
+            raise StateError(
+                f"{command.name} outside a message, which MAIL begins and a verdict, the end of "
+                "the message or an abort ends: a filter does not answer it"
+            )
+        repeated = command.rank == self._rank and command.repeats
+        if command.rank <= self._rank and not repeated:
+            raise StateError(f"{command.name} is out of order: a filter does not answer it")
+        if (
+            command.rank > _RANK_RCPT > self._rank
+            and not self.options.protocol & COMMANDS[lib.SMFIC_RCPT].no_bit
+        ):
+            raise StateError(f"{command.name} before a recipient: a filter does not answer it")
+
+    def _send(
+        self, letter: int, texts: Sequence[Optional[bytes]], macros: Optional[Macros] = None
+    ) -> Outgoing:
+        """What this command puts on the wire; nothing of it where it was negotiated away."""
+        assert self.options is not None
+        command = COMMANDS[letter]
+        step = _step_name(command)
+        protocol = self.options.protocol
+        if command.rank > 0:
+            self._rank = command.rank
+        if command.no_bit & protocol or command.since > self.options.version:
+            early = self._macros(letter, macros) if letter in _MACROS_ALWAYS else b""
+            return Outgoing(step, early, NOT_SENT)
+        if self._skipped == letter:
+            return Outgoing(step, b"", NOT_SENT)
+        self._skipped = None
+        data = self._macros(letter, macros) + encode(letter, command.shape, (), texts)
+        if command.answer == lib.MLT_ANSWER_NONE or command.nr_bit & protocol:
+            return Outgoing(step, data, NO_REPLY)
+        self._due = command
+        return Outgoing(step, data, None)
+
+    def _macros(self, letter: int, macros: Optional[Macros]) -> bytes:
+        """The packet of these macros, of those that the filter asked for if it did."""
+        assert self.options is not None
+        if macros is None:
+            return b""
+        pairs = [(to_wire(name), to_wire(value)) for name, value in macros.items()]
+        wanted = self.options.macro_lists.get(STAGES.get(letter, -1))
+        if wanted is not None:
+            names = {_macro_key(to_wire(name)) for name in wanted}
+            pairs = [pair for pair in pairs if _macro_key(pair[0]) in names]
+        command = COMMANDS[lib.SMFIC_MACRO]
+        content = b"".join(name + b"\0" + value + b"\0" for name, value in pairs)
+        return encode(command.letter, command.shape, (), (bytes([letter]), content))
+
+
+def _step_name(command: Command) -> str:
+    return "eom" if command.letter == lib.SMFIC_BODYEOB else command.name.lower()
+
+
+def _argv(first: Text, params: Sequence[Text]) -> bytes:
+    """An address and its parameters, as the shape ``v`` has them."""
+    return b"".join(to_wire(text) + b"\0" for text in (first, *params))
+
+
+def _macro_key(name: bytes) -> bytes:
+    """A name to compare: of one character, it is the same with braces and without."""
+    return name[1:-1] if len(name) == 3 and name[:1] == b"{" and name[2:] == b"}" else name
+
+
+def _family(address: Optional[str]) -> bytes:
+    """The letter that says what an address is (wire spec 1.3)."""
+    if address is None:
+        return b"U"
+    if "/" in address:
+        return b"L"
+    literal = address[5:] if address[:5].lower() == "ipv6:" else address
+    for family, letter in ((socket.AF_INET, b"4"), (socket.AF_INET6, b"6")):
+        try:
+            socket.inet_pton(family, literal if letter == b"6" else address)
+        except (OSError, ValueError):
+            continue
+        return letter
+    raise ValueError(f"{address!r} is no IPv4 address, no IPv6 address, and no path")
