@@ -40,7 +40,6 @@ from Milter._constants import (
 )
 from Milter._context import Context
 from Milter._dispatch import METHODS, NO_BITS, NR_BITS, logger
-from Milter._errors import error
 
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound="type[Base]")
@@ -352,16 +351,15 @@ class Base:
         """
         try:
             self._actions, offered, _, _ = opts
-            if self._actions & SETSYMLIST:
-                for name, stage in MACRO_CALLBACKS.items():
-                    names = getattr(getattr(self, name), "_symlist", None)
-                    if names is not None:
-                        self.setsymlist(stage, *names)
+            for name, stage in MACRO_CALLBACKS.items():
+                names = getattr(getattr(self, name), "_symlist", None)
+                if names is not None:
+                    self.setsymlist(stage, *names)
             self._protocol = opts[1] = offered & ~self.protocol_mask()
             opts[2] = opts[3] = 0
         except Exception:
-            # As pymilter does; but there it went unseen.
-            logger.warning("negotiation falls back to all steps", exc_info=True)
+            # As pymilter does. It happens with every connection where an MTA offers no macro lists.
+            logger.info("negotiation falls back to all steps", exc_info=True)
             return ALL_OPTS
         return CONTINUE
 
@@ -468,6 +466,8 @@ def _call_decoded(handler: Callable[..., Any], items: tuple[bytes, ...], *first:
         items: what to decode; where that fails for one, all are passed as bytes.
         first: arguments in front of them.
     """
+    if not items:
+        raise IndexError("no address")
     strategy = getattr(handler, "error_strategy", "surrogateescape")
     if strategy == "bytes":
         return handler(*first, *items)
@@ -500,13 +500,13 @@ class Milter(Base):
     @noreply
     def envfrom(self, f: Any, *s: Any) -> int:
         """Logs the sender."""
-        self.log("mail from", f, *s)
+        self.log("mail from", f, s)
         return CONTINUE
 
     @noreply
     def envrcpt(self, to: Any, *str: Any) -> int:
         """Logs a recipient."""
-        self.log("rcpt to", to, *str)
+        self.log("rcpt to", to, str)
         return CONTINUE
 
     @noreply
@@ -726,7 +726,7 @@ def runmilter(
             milter.main()
         else:
             milter.main(drain=drain)
-    except error:
+    except milter.error:
         if package._seq == start:
             raise
-        raise error("out of thread resources") from None
+        raise milter.error("out of thread resources") from None

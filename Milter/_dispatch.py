@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import traceback
 from typing import TYPE_CHECKING, Any, Callable
 
 from Milter._constants import (
@@ -184,7 +185,9 @@ class Dispatcher:
                 callback = callbacks[step]
                 if server.debug > 0:
                     logger.debug("%s: connection %d: %s", server.name, view.id, CALLBACKS[step])
-                if callback is None:
+                if callback is None or (
+                    step == _CLOSE and self._context is None and not server.always_close
+                ):
                     verdict = ALL_OPTS if step == NEGOTIATE else CONTINUE
                 else:
                     context = self._context
@@ -209,9 +212,11 @@ class Dispatcher:
             if step == NEGOTIATE:
                 negotiating = True
             elif step == _CLOSE:
+                # Before the engine gives the socket up, so that whoever waits for the end of all
+                # connections finds it told.
                 self._close_context()
+                self._report_end()
         self._close_context()
-        self._report_end()
 
     def _close_context(self) -> None:
         """The session is over; one more over the same connection gets a context of its own."""
@@ -265,12 +270,15 @@ class Dispatcher:
     def _failed(self, problem: BaseException, context: Context, step: int) -> int:
         """Logs what a callback raised and returns what the exception policy says."""
         server = self._server
+        # As pymilter does, on standard error; and in the log, for those who read that.
+        traceback.print_exception(type(problem), problem, problem.__traceback__)
         logger.error(
-            "%s: connection %d: the %s callback failed",
+            "%s: connection %d: the %s callback failed: %r",
             server.name,
             self._view.id,
             CALLBACKS[step],
-            exc_info=problem,
+            problem,
+            exc_info=problem if logger.hasHandlers() else None,
         )
         if step == NEGOTIATE:
             # Any verdict that is not CONTINUE or ALL_OPTS refuses the connection.

@@ -120,6 +120,9 @@ class Server:
         if flags is not None:
             self._settings.flags = flags
         self.limits = Limits(self._settings)
+        # libmilter tells every connection's end; pymilter only those of which the filter has seen
+        # something before.
+        self.always_close = flags is not None
         self.callbacks: list[Callback | None] = [None] * len(_dispatch.CALLBACKS)
         self.exception_policy = TEMPFAIL
         self.flags = CURR_ACTS  # stored and, as with libmilter, of no effect
@@ -345,7 +348,7 @@ class Server:
             raise error(f"{failure}: setconn() comes first")
         self._options.replace = replace
         if lib.mlt_server_open(self._server, self._spec, self._options) != lib.MLT_OK:
-            raise error(f"{failure}: {self._problem()}")
+            raise error(f"{failure}: {os.fsdecode(self._spec)}: {self._problem()}")
 
     def opensocket(self, rmsock: bool | int, /) -> None:
         """Binds and listens, so that a wrong socket shows before main().
