@@ -200,7 +200,6 @@ __all__ = [
     "getdiag",
     "getversion",
     "header_leading_space",
-    "limits",
     "main",
     "negotiate_callback",
     "nocallback",

@@ -466,11 +466,11 @@ def _call_decoded(handler: Callable[..., Any], items: tuple[bytes, ...], *first:
         items: what to decode; where that fails for one, all are passed as bytes.
         first: arguments in front of them.
     """
-    if not items:
-        raise IndexError("no address")
     strategy = getattr(handler, "error_strategy", "surrogateescape")
     if strategy == "bytes":
         return handler(*first, *items)
+    if not items:
+        raise IndexError("no address")
     try:
         decoded: tuple[Any, ...] = tuple(item.decode("utf-8", strategy) for item in items)
     except UnicodeDecodeError:

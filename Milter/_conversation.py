@@ -162,6 +162,15 @@ class Protocol:
         if early:
             self._check_silence()
 
+    def fail(self, error: MilterError) -> None:
+        """Ends the conversation: whoever does the I/O cannot go on.
+
+        Args:
+            error: why; the first one counts.
+        """
+        self._error = self._error or error
+        self._rank = None
+
     def next_event(self) -> Optional[Event]:
         """Returns what the filter said next; None: more bytes are needed, or nothing is due.
 
@@ -340,8 +349,7 @@ class Protocol:
         return verdict
 
     def _fail(self, error: MilterError) -> NoReturn:
-        self._error = error
-        self._rank = None
+        self.fail(error)
         raise error
 
     def _break(self, text: str, rule: str) -> NoReturn:

@@ -149,6 +149,7 @@ class Dispatcher:
         self._events = [self._view.events[i] for i in range(lib.MLT_EVENTS)]
         self._context: Context | None = None
         self._complained: set[int] = set()
+        self._reported = False
 
     def run(self) -> None:
         """Serves the connection that the engine has accepted, to its end."""
@@ -160,6 +161,7 @@ class Dispatcher:
         next_batch = lib.mlt_connection_next
         self._context = None
         self._complained.clear()
+        self._reported = False
         unanswered = 0  # NR bits in force, whether or not the MTA knows of them
         negotiating = True
         done = 0
@@ -217,6 +219,7 @@ class Dispatcher:
                 self._close_context()
                 self._report_end()
         self._close_context()
+        self._report_end()
 
     def _close_context(self) -> None:
         """The session is over; one more over the same connection gets a context of its own."""
@@ -353,8 +356,9 @@ class Dispatcher:
         """Logs, in one line, why a connection has ended that did not end in order."""
         view = self._view
         status = view.status
-        if status == lib.MLT_OK:
+        if status == lib.MLT_OK or self._reported:
             return
+        self._reported = True
         level = logging.WARNING
         if status in (lib.MLT_END, lib.MLT_STOPPED):
             level = logging.INFO

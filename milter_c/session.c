@@ -334,10 +334,9 @@ static void end_message(mlt_session *session)
 static mlt_take deliver_pending(mlt_session *session, int step, mlt_event *event)
 {
     mlt_pending *pending = &session->pending;
-    if (pending->delivered)
+    /* Where the filter promised not to answer but the MTA waits all the same, this is the answer. */
+    if (pending->delivered || is_silent(session, step))
         return MLT_TAKE_NOTHING;
-    if (is_unanswered(session, step))
-        return answer(session, step, SMFIR_CONTINUE);
     /* Only a recipient was refused, but nobody can say that any more: the filter's message ends. */
     if (session->at.open)
         return abort_first(session, event);
