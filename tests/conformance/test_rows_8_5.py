@@ -476,7 +476,7 @@ server = build(run, "unix:" + sys.argv[3])
 server.opensocket(False)
 print("listening", flush=True)
 server.main(drain=float(sys.argv[4]))
-print(" ".join(run.names()), flush=True)
+print(" ".join(run.sessions()[0]), flush=True)
 """
 
 

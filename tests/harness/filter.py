@@ -195,6 +195,12 @@ class Run:
         """The text of each record logged at this level or above."""
         return [record.getMessage() for record in list(self.log) if record.levelno >= level]
 
+    def take_messages(self, level: int = logging.WARNING) -> list[str]:
+        """As `messages`, and drops the records so far; one that comes meanwhile is kept."""
+        taken = self.log[:]
+        del self.log[: len(taken)]
+        return [record.getMessage() for record in taken if record.levelno >= level]
+
     # -- the MTA's side --------------------------------------------------------------------------
 
     def connect(self) -> Peer:
