@@ -78,18 +78,12 @@ def test_one_bad_item_makes_all_bytes(position: int) -> None:
     assert [("envrcpt", *items)] == mine.seen
 
 
-@pytest.mark.parametrize("strategy", [None, "bytes", "strict"])
-def test_nothing_at_all(strategy: Any) -> None:
-    """Called without an argument, the envelope methods raise an IndexError (or the method's own
-    complaint)."""
-    if strategy == "bytes":
-        mine = _filter(strategy)
-        mine.envfrom_bytes()
-        assert [("envfrom",)] == mine.seen
-        return
-    for name in ("envfrom_bytes", "envrcpt_bytes"):
-        with pytest.raises(IndexError):
-            getattr(_filter(strategy), name)()
+@pytest.mark.parametrize("strategy", [None, "strict"])
+@pytest.mark.parametrize("name", ["envfrom_bytes", "envrcpt_bytes"])
+def test_nothing_at_all(name: str, strategy: Any) -> None:
+    """Called without an argument, the envelope methods raise an IndexError."""
+    with pytest.raises(IndexError):
+        getattr(_filter(strategy), name)()
 
 
 def test_unknown_strategy() -> None:

@@ -366,6 +366,7 @@ def test_runmilter_twice(tmp_path: Path) -> None:
     """`Milter.runmilter` can be called again after it has returned from a stop."""
     body = """
 import Milter
+Milter.factory = Milter.Base
 for _ in range(2):
     t = threading.Thread(target=Milter.runmilter, args=("x", "unix:" + P), daemon=True)
     t.start(); print(handshake(P)[:14]); Milter.stop(); t.join(20); print(t.is_alive())
