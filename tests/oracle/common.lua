@@ -1,10 +1,16 @@
 -- What the other scripts share; loaded by each with dofile(lib). Run by OpenDKIM's miltertest, which
 -- plays the mail server. Globals given with -D: socket, lib, and what a script names at its top.
 
+-- fail(text): end the script. miltertest itself does not print what error() is given.
+function fail(text)
+    io.stderr:write(text .. "\n")
+    error(text)
+end
+
 -- must(what, result): a function of miltertest's returns nil for success, else a text.
 function must(what, result)
     if result ~= nil then
-        error(what .. ": " .. tostring(result))
+        fail(what .. ": " .. tostring(result))
     end
 end
 
@@ -12,14 +18,14 @@ end
 function expect(what, conn, reply)
     local got = mt.getreply(conn)
     if got ~= reply then
-        error(what .. ": reply " .. string.char(got) .. ", expected " .. string.char(reply))
+        fail(what .. ": reply " .. string.char(got) .. ", expected " .. string.char(reply))
     end
 end
 
 -- check(what, good): a condition holds.
 function check(what, good)
     if not good then
-        error(what)
+        fail(what)
     end
 end
 
@@ -27,7 +33,7 @@ end
 function connect(actions, steps)
     local conn = mt.connect(socket, 100, 0.1)
     if conn == nil then
-        error("no connection to " .. socket)
+        fail("no connection to " .. socket)
     end
     must("negotiate", mt.negotiate(conn, nil, actions, steps))
     return conn
@@ -64,5 +70,5 @@ function play(conn, from, to)
             expect(step[1], conn, SMFIR_CONTINUE)
         end
     end
-    error("no step " .. to)
+    fail("no step " .. to)
 end

@@ -232,26 +232,31 @@ class Side:
         self.directory = Path(tempfile.mkdtemp(prefix=f"oracle-{name}-"))
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def path(self, kind: str, what: str) -> Path:
-        """Return the path of a file of the recorder of *kind*."""
-        return self.directory / f"{kind}.{what}"
+    def path(self, process: str, what: str) -> Path:
+        """Return the path of a file of that recorder process."""
+        return self.directory / f"{process}.{what}"
 
-    def start(self, kind: str) -> None:
-        """Make sure that the recorder of *kind* runs and listens."""
-        process = self.processes.get(kind)
-        if process is not None and process.poll() is None:
+    def start(self, process: str) -> None:
+        """Make sure that a recorder process runs and listens.
+
+        process: "base" or "low", and anything after a hyphen for another process of that kind.
+        """
+        running = self.processes.get(process)
+        if running is not None and running.poll() is None:
             return
-        self.path(kind, "behaviour").write_text("{}", encoding="utf-8")
-        self.path(kind, "out").write_text("", encoding="utf-8")
-        with open(self.path(kind, "log"), "ab") as log:
-            process = subprocess.Popen(
+        self.path(process, "behaviour").write_text("{}", encoding="utf-8")
+        self.path(process, "out").write_text("", encoding="utf-8")
+        # One that has died leaves its socket behind.
+        self.path(process, "sock").unlink(missing_ok=True)
+        with open(self.path(process, "log"), "ab") as log:
+            running = subprocess.Popen(
                 [
                     str(self.python),
                     str(HERE / "recorder.py"),
-                    *("--kind", kind),
-                    *("--socket", f"unix:{self.path(kind, 'sock')}"),
-                    *("--behaviour", str(self.path(kind, "behaviour"))),
-                    *("--out", str(self.path(kind, "out"))),
+                    *("--kind", process.partition("-")[0]),
+                    *("--socket", f"unix:{self.path(process, 'sock')}"),
+                    *("--behaviour", str(self.path(process, "behaviour"))),
+                    *("--out", str(self.path(process, "out"))),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -259,60 +264,59 @@ class Side:
                 env=self.environment,
                 cwd=self.directory,
             )
-        self.processes[kind] = process
+        self.processes[process] = running
         deadline = time.monotonic() + PATIENCE
-        while not self.path(kind, "sock").exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{self.name}: no recorder:\n{self.log(kind)}")
+        while not self.path(process, "sock").exists():
+            if running.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name}: no recorder:\n{self.log(process)}")
             time.sleep(0.02)
 
-    def log(self, kind: str) -> str:
+    def log(self, process: str) -> str:
         """Return what the recorder printed."""
-        return self.path(kind, "log").read_text(encoding="utf-8", errors="replace")
+        return self.path(process, "log").read_text(encoding="utf-8", errors="replace")
 
-    def alive(self, kind: str) -> bool:
-        """Tell whether the recorder of *kind* is still running."""
-        return self.processes[kind].poll() is None
+    def events(self, process: str) -> list[dict[str, Any]]:
+        """Return the callbacks that the recorder has written down, without a line in the making."""
+        lines = self.path(process, "out").read_text("utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def play(
-        self, kind: str, behaviour: dict[str, Any], steps: tuple[Step, ...], closes: bool = True
+        self, process: str, behaviour: dict[str, Any], steps: tuple[Step, ...], closes: bool = True
     ) -> tuple[str, list[dict[str, Any]]]:
         """Play a scenario; return the transcript and the recorded callbacks.
 
         closes: whether a close callback is promised, to wait for, at the end of each connection.
         """
-        self.start(kind)
-        out = self.path(kind, "out")
-        self.path(kind, "behaviour").write_text(json.dumps(behaviour), encoding="utf-8")
-        out.write_text("", encoding="utf-8")
+        self.start(process)
+        self.path(process, "behaviour").write_text(json.dumps(behaviour), encoding="utf-8")
+        self.path(process, "out").write_text("", encoding="utf-8")
         transcripts = []
         for number, connection in enumerate(parse(steps), 1):
-            transcripts.append(play_connection(str(self.path(kind, "sock")), connection))
+            transcripts.append(play_connection(str(self.path(process, "sock")), connection))
             deadline = time.monotonic() + PATIENCE
             while closes:
-                events = [json.loads(line) for line in out.read_text("utf-8").splitlines(True)]
-                if sum(event["cb"] == "close" for event in events) >= number:
+                closed = sum(event["cb"] == "close" for event in self.events(process))
+                if closed >= number:
                     break
-                if time.monotonic() > deadline or not self.alive(kind):
+                if time.monotonic() > deadline or self.processes[process].poll() is not None:
                     transcripts.append("no-close-callback")
                     break
-                time.sleep(0.005)
-        events = [json.loads(line) for line in out.read_text("utf-8").splitlines(True)]
-        return " | ".join(transcripts), events
+                time.sleep(0.002)
+        return " | ".join(transcripts), self.events(process)
 
-    def restart(self, kind: str) -> None:
-        """End the recorder of *kind*, so that the next scenario starts a new one."""
-        process = self.processes.pop(kind, None)
-        if process is not None:
+    def restart(self, process: str) -> None:
+        """End that recorder process, so that the next scenario starts a new one."""
+        running = self.processes.pop(process, None)
+        if running is not None:
             # libmilter takes up to five seconds to notice SIGTERM, and nothing is lost here.
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            self.path(kind, "sock").unlink()
+            running.send_signal(signal.SIGKILL)
+            running.wait()
+            self.path(process, "sock").unlink(missing_ok=True)
 
     def stop(self) -> None:
         """End the recorders that this object started."""
-        for kind in list(self.processes):
-            self.restart(kind)
+        for process in list(self.processes):
+            self.restart(process)
         for path in self.directory.iterdir():
             path.unlink()
         self.directory.rmdir()
