@@ -295,6 +295,14 @@ class Postfix(Mta):
     def _log(self) -> str:
         return self.maillog.read_text("utf-8", "replace")
 
+    def queue_id_of(self, token: str) -> str:
+        """Return the queue id of the message with this token in its Message-ID, from the log."""
+        mark = re.compile(rf": (\w+): message-id=<{token}@")
+        wait_until(lambda: mark.search(self._log()), f"the log has a message-id with {token}")
+        match = mark.search(self._log())
+        assert match
+        return match.group(1)
+
     def holds(self, token: str) -> bool:
         text = token.encode()
         queued = [

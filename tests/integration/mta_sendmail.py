@@ -60,6 +60,8 @@ FEATURE(`nocanonify')dnl
 FEATURE(`accept_unresolvable_domains')dnl
 {daemons}
 {filters}
+dnl For what does not come over one of the ports: the filter of the endpoint "unix".
+define(`confINPUT_MAIL_FILTERS', `unix-0')dnl
 MAILER(`local')dnl
 MAILER(`smtp')dnl
 """
@@ -182,6 +184,19 @@ class Sendmail(Mta):
 
     def diagnosis(self) -> str:
         return tail(self.base / "output")
+
+    # -- the other way in --------------------------------------------------------------------------
+
+    def converse(self, *lines: str) -> str:
+        """Speak SMTP with ``sendmail -bs`` on its standard input; return what it answers."""
+        return subprocess.run(
+            self.command("-bs"),
+            check=True,
+            input="".join(f"{line}\r\n" for line in lines).encode(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=60,
+        ).stdout.decode("utf-8", "replace")
 
     # -- what became of a message ------------------------------------------------------------------
 

@@ -139,6 +139,8 @@ class Transcript:
     replies: dict[str, str] = field(default_factory=dict)
     #: The server closed the connection (looked at after a 421).
     closed: bool = False
+    #: The client's own address, as the server sees it: (host, port, ...).
+    source: tuple[str, int] = ("", 0)
 
 
 class Client(smtplib.SMTP):
@@ -159,6 +161,16 @@ class Client(smtplib.SMTP):
             self.send(step.text or content)
             code, text = self.getreply()
         return f"{code} {text.decode('utf-8', 'surrogateescape')}".rstrip()
+
+    def source(self) -> tuple[str, int]:
+        """Return the address that the server sees: (host, port)."""
+        assert self.sock is not None
+        host, port = self.sock.getsockname()[:2]
+        return (str(host), int(port))
+
+    def vanish(self) -> None:
+        """Close the connection without a word."""
+        self.close()
 
     def at_end(self) -> bool:
         """Tell whether the server has closed the connection, once it had the time to."""
@@ -181,6 +193,8 @@ def play(address: tuple[str, int], steps: Iterable[Say], message: bytes) -> Tran
             if flow.wants(step.label):
                 reply = client.say(step, content)
                 transcript.replies[step.label] = reply
+                if kind(step.label) == "greeting":
+                    transcript.source = client.source()
                 flow.saw(step.label, reply[:3])
         if any(reply.startswith("421") for reply in transcript.replies.values()):
             transcript.closed = client.at_end()
