@@ -355,7 +355,9 @@ class Base:
                 names = getattr(getattr(self, name), "_symlist", None)
                 if names is not None:
                     self.setsymlist(stage, *names)
-            self._protocol = opts[1] = offered & ~self.protocol_mask()
+            wanted = offered & ~self.protocol_mask()
+            opts[1] = wanted
+            self._protocol = wanted
             opts[2] = opts[3] = 0
         except Exception:
             # As pymilter does. It happens with every connection where an MTA offers no macro lists.

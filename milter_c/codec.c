@@ -225,7 +225,7 @@ static int decode_client(const mlt_fields *fields, mlt_client *client, const cha
     if (client->family == 'U')
         return MLT_OK;
     if (text.len >= room || text.len >= MLT_ADDRESS) {
-        *why = "CONNECT with an address that is too long";
+        *why = " with an address that is too long";
         return MLT_ERR_PEER;
     }
     char copy[MLT_ADDRESS];
@@ -237,17 +237,17 @@ static int decode_client(const mlt_fields *fields, mlt_client *client, const cha
     case '4':
         if (normalise(AF_INET, copy, client->address))
             return MLT_OK;
-        *why = "CONNECT with a bad IPv4 address";
+        *why = " with a bad IPv4 address";
         return MLT_ERR_PEER;
     case '6':
         /* Sendmail puts a tag in front, Postfix does not (wire spec 1.3). */
         if (normalise(AF_INET6, strncasecmp(copy, "IPv6:", 5) == 0 ? copy + 5 : copy,
                       client->address))
             return MLT_OK;
-        *why = "CONNECT with a bad IPv6 address";
+        *why = " with a bad IPv6 address";
         return MLT_ERR_PEER;
     default:
-        *why = "CONNECT with an unknown address family";
+        *why = " with an unknown address family";
         return MLT_ERR_PEER;
     }
 }
@@ -262,7 +262,7 @@ int mlt_codec_event(int step, mlt_span payload, mlt_event *event, mlt_client *cl
     event->len = 0;
     int status = mlt_codec_decode(row->shape, payload.data, payload.len, &fields);
     if (status != MLT_OK) {
-        *why = "malformed packet";
+        *why = " is malformed";
         return status;
     }
     if (fields.texts > 0) {
@@ -274,7 +274,7 @@ int mlt_codec_event(int step, mlt_span payload, mlt_event *event, mlt_client *cl
         return decode_client(&fields, client, why);
     case MLT_STEP_HEADER:
         if (fields.text[0].len == 0) {
-            *why = "HEADER without a name";
+            *why = " without a name";
             return MLT_ERR_PEER;
         }
         /* Name, NUL and value stand one behind the other. */
@@ -282,7 +282,7 @@ int mlt_codec_event(int step, mlt_span payload, mlt_event *event, mlt_client *cl
         return MLT_OK;
     case MLT_STEP_BODY:
         if (payload.len == 0) {
-            *why = "BODY without data";
+            *why = " without data";
             return MLT_ERR_PEER;
         }
         return MLT_OK;

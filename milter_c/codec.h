@@ -21,7 +21,7 @@ typedef struct mlt_client {
 /*
  * Decodes the command of a step with a callback. event->data and ->len are set as engine.h says;
  * `client` too, for CONNECT (it may be NULL for all others). On MLT_ERR_PEER *why points to a
- * constant text that says what is wrong.
+ * constant text that says, behind the command's name, what is wrong.
  */
 int mlt_codec_event(int step, mlt_span payload, mlt_event *event, mlt_client *client,
                     const char **why);

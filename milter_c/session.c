@@ -463,36 +463,18 @@ static mlt_take receive_quit(mlt_session *session, int letter, mlt_event *event)
     return MLT_TAKE_FIRST;
 }
 
-mlt_take mlt_session_receive(mlt_session *session, const mlt_packet *packet, mlt_event *event)
+/* A command that is a step of its own. */
+static mlt_take receive_step(mlt_session *session, const mlt_packet *packet, int step,
+                             mlt_event *event)
 {
     mlt_client client;
     const char *why;
-    int letter = packet->letter;
-    const mlt_packet_row *row = mlt_protocol_command(letter);
-    if (row == NULL) {
-        mlt_view_fail(session->view, MLT_ERR_PEER, "unknown command 0x%02X", (unsigned)letter);
-        return MLT_TAKE_FAILED;
-    }
-    if (letter == SMFIC_MACRO)
-        return receive_macros(session, packet, event);
-    if (letter == SMFIC_QUIT || letter == SMFIC_QUIT_NC)
-        return receive_quit(session, letter, event);
-    if (letter == SMFIC_OPTNEG) {
-        if (session->negotiated)
-            return failed(session, "second OPTNEG", "");
-        return receive_options(session, packet, event);
-    }
-    if (!session->negotiated)
-        return failed(session, row->symbol, " before OPTNEG");
-    session->close_owed = true;
-
-    int step = mlt_protocol_step(letter);
     if (step == MLT_STEP_CONNECT && (session->view->absent & SMFIP_NOCONNECT) != 0) {
         /* Not even looked at where nobody asked for it. */
         client = (mlt_client){'U', 0, ""};
         *event = (mlt_event){step, false, NULL, 0};
     } else if (mlt_codec_event(step, packet->payload, event, &client, &why) != MLT_OK) {
-        return failed(session, row->symbol, why);
+        return failed(session, mlt_protocol_command(packet->letter)->symbol, why);
     }
     switch (step) {
     case MLT_STEP_CONNECT:
@@ -512,6 +494,33 @@ mlt_take mlt_session_receive(mlt_session *session, const mlt_packet *packet, mlt
     default:
         return receive_content(session, packet, event);
     }
+}
+
+mlt_take mlt_session_receive(mlt_session *session, const mlt_packet *packet, mlt_event *event)
+{
+    int letter = packet->letter;
+    const mlt_packet_row *row = mlt_protocol_command(letter);
+    if (row == NULL) {
+        mlt_view_fail(session->view, MLT_ERR_PEER, "unknown command 0x%02X", (unsigned)letter);
+        return MLT_TAKE_FAILED;
+    }
+    if (letter == SMFIC_MACRO)
+        return receive_macros(session, packet, event);
+    if (letter == SMFIC_QUIT || letter == SMFIC_QUIT_NC)
+        return receive_quit(session, letter, event);
+    if (letter == SMFIC_OPTNEG) {
+        if (session->negotiated)
+            return failed(session, "second OPTNEG", "");
+        return receive_options(session, packet, event);
+    }
+    if (!session->negotiated)
+        return failed(session, row->symbol, " before OPTNEG");
+
+    mlt_take take = receive_step(session, packet, mlt_protocol_step(letter), event);
+    /* The filter is told of this session's end if it has been told of anything in it. */
+    if (take != MLT_TAKE_FAILED)
+        session->close_owed = true;
+    return take;
 }
 
 bool mlt_session_may_run_ahead(const mlt_session *session, const mlt_packet *packet)
