@@ -134,5 +134,5 @@ def test_sample(sample: tuple[str, Path]) -> None:
 
 def test_the_scripts_can_fail(ours: Side) -> None:
     """A filter that does something else fails the script: it does look."""
-    with pytest.raises(AssertionError, match="^add"):
+    with pytest.raises(AssertionError, match=r"^add"):
         run_script("modifications", prepare(ours, {}))
