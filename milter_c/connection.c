@@ -146,7 +146,8 @@ static void settle(mlt_connection *connection, size_t done, int verdict, mlt_spa
                    mlt_span actions)
 {
     const mlt_event *event = &connection->view.events[done - 1];
-    /* What was looked at beyond the last of them is looked at again, in the light of its verdict. */
+    /* What was looked at beyond the last of them is looked at again, in the light of its verdict.
+     */
     if (done < connection->count)
         connection->session.at = connection->marks[done - 1];
     mlt_buffer_take(&connection->in, connection->ends[done - 1]);
@@ -203,8 +204,8 @@ static ssize_t read_first(mlt_connection *connection, char *to, size_t room)
         atomic_store(&connection->cut, true);
         return 0;
     }
-    ssize_t got = mlt_socket_read(connection->fd, to, room, settings->idle_timeout != 0,
-                                  connection->tcp);
+    ssize_t got =
+        mlt_socket_read(connection->fd, to, room, settings->idle_timeout != 0, connection->tcp);
     int code = errno;
     atomic_store(&connection->between, false);
     errno = code;
@@ -221,8 +222,8 @@ static bool fill(mlt_connection *connection)
     if (!begun)
         mlt_buffer_clear(in, KEEP_BYTES);
     /* Grows with what has come, never with what a length promises. */
-    int status = mlt_buffer_reserve(in, ROOM_BYTES,
-                                    settings->receive_frame + MLT_FRAME_LENGTH + ROOM_BYTES);
+    int status =
+        mlt_buffer_reserve(in, ROOM_BYTES, settings->receive_frame + MLT_FRAME_LENGTH + ROOM_BYTES);
     if (status != MLT_OK) {
         mlt_view_fail(view, status, "no memory for a packet");
         return false;
@@ -284,8 +285,8 @@ static int gather(mlt_connection *connection)
     size_t used = 0; /* bytes of packets in the batch */
     mlt_packet packet;
     for (;;) {
-        int status = mlt_frame_next(mlt_buffer_data(in) + used, mlt_buffer_len(in) - used, limit,
-                                    &packet);
+        int status =
+            mlt_frame_next(mlt_buffer_data(in) + used, mlt_buffer_len(in) - used, limit, &packet);
         if (connection->count > 0 &&
             (status != MLT_OK || !mlt_session_may_run_ahead(session, &packet)))
             return (int)connection->count;
@@ -315,8 +316,7 @@ static int gather(mlt_connection *connection)
         case MLT_TAKE_EVENT:
             used += packet.used;
             add(connection, used);
-            if (!event->noreply || event->step == MLT_STEP_ABORT ||
-                connection->count == MLT_EVENTS)
+            if (!event->noreply || event->step == MLT_STEP_ABORT || connection->count == MLT_EVENTS)
                 return (int)connection->count;
             break;
         case MLT_TAKE_FIRST:

@@ -22,15 +22,15 @@ struct mlt_connection {
     struct mlt_connection *after;
     int fd; /* -1: not connected */
     bool tcp;
-    bool ending;           /* no more is read; the filter gets the events that it is owed */
-    atomic_bool between;   /* waiting, outside of a message: a stop may end it */
-    atomic_bool cut;       /* shut down by the server */
-    int64_t deadline;      /* for the packet that has begun to come in; 0: none has */
+    bool ending;         /* no more is read; the filter gets the events that it is owed */
+    atomic_bool between; /* waiting, outside of a message: a stop may end it */
+    atomic_bool cut;     /* shut down by the server */
+    int64_t deadline;    /* for the packet that has begun to come in; 0: none has */
     mlt_buffer in;
     mlt_session session;
     /* The batch that was reported last: its size, and what each event leaves behind. */
     size_t count;
-    size_t ends[MLT_EVENTS];   /* bytes of `in` taken, with this event's packet */
+    size_t ends[MLT_EVENTS];    /* bytes of `in` taken, with this event's packet */
     mlt_mark marks[MLT_EVENTS]; /* the session behind this event, had it been CONTINUE */
     mlt_view view;
 };

@@ -24,14 +24,14 @@
 /* What a fallible function returns. Negative: it failed, and the text is in the object. */
 enum mlt_status {
     MLT_OK = 0,
-    MLT_NEED_MORE = 1,  /* not enough bytes yet; nothing was taken */
-    MLT_END = 2,        /* the peer has closed, or the conversation is over */
-    MLT_STOPPED = 3,    /* the server was stopped */
-    MLT_NOTICE = 4,     /* nothing is lost, but the text wants to be logged; call again */
-    MLT_ERR_PEER = -1,  /* the peer broke the protocol */
+    MLT_NEED_MORE = 1,   /* not enough bytes yet; nothing was taken */
+    MLT_END = 2,         /* the peer has closed, or the conversation is over */
+    MLT_STOPPED = 3,     /* the server was stopped */
+    MLT_NOTICE = 4,      /* nothing is lost, but the text wants to be logged; call again */
+    MLT_ERR_PEER = -1,   /* the peer broke the protocol */
     MLT_ERR_CALLER = -2, /* we were called in a way that is not allowed */
-    MLT_ERR_LIMIT = -3, /* something exceeds one of the limits */
-    MLT_ERR_IO = -4,    /* the operating system said no */
+    MLT_ERR_LIMIT = -3,  /* something exceeds one of the limits */
+    MLT_ERR_IO = -4,     /* the operating system said no */
     MLT_ERR_TIMEOUT = -5,
     MLT_ERR_MEMORY = -6
 };
@@ -152,9 +152,9 @@ typedef struct mlt_macros {
 
 /* The face of a connection: to be read, but for the fields marked "to set". */
 typedef struct mlt_view {
-    uint64_t id;     /* counts the connections of one server, from 1 */
-    int32_t status;  /* mlt_status of what ended it; MLT_OK for an orderly end */
-    int32_t alone;   /* after accept: no other thread waits there; the caller should start one */
+    uint64_t id;    /* counts the connections of one server, from 1 */
+    int32_t status; /* mlt_status of what ended it; MLT_OK for an orderly end */
+    int32_t alone;  /* after accept: no other thread waits there; the caller should start one */
     mlt_event events[64]; /* MLT_EVENTS */
     mlt_macros macros[7]; /* by SMFIM_x */
     /* Negotiation. Valid from MLT_STEP_NEGOTIATE on. */
@@ -162,9 +162,9 @@ typedef struct mlt_view {
     uint32_t offered_actions;  /* as the filter is to see them */
     uint32_t offered_protocol; /* likewise: with all NR bits */
     uint32_t absent;           /* NO bits of the steps without callback, and SKIP if offered */
-    uint64_t actions;  /* to set during NEGOTIATE; afterwards the actions agreed on */
-    uint64_t protocol; /* to set during NEGOTIATE; afterwards what the filter asked for */
-    uint32_t unwanted; /* to set at any event; as mlt_settings.unwanted, for this connection */
+    uint64_t actions;          /* to set during NEGOTIATE; afterwards the actions agreed on */
+    uint64_t protocol;         /* to set during NEGOTIATE; afterwards what the filter asked for */
+    uint32_t unwanted;   /* to set at any event; as mlt_settings.unwanted, for this connection */
     size_t send_payload; /* bytes of data that a sent packet may have */
     /* CONNECT. */
     int32_t family; /* '4', '6', 'L' or 'U'; 0 before */
@@ -268,7 +268,7 @@ typedef struct mlt_packet_row {
     const char *symbol;
     int32_t letter;
     const char *shape;
-    int32_t kind; /* mlt_answer of a command, mlt_reply_kind of a reply */
+    int32_t kind;    /* mlt_answer of a command, mlt_reply_kind of a reply */
     uint32_t action; /* action bit that a reply needs; the `since` version of a command */
 } mlt_packet_row;
 

@@ -11,7 +11,7 @@
 #include "engine.h"
 
 enum {
-    MLT_FRAME_LENGTH = 4,               /* bytes of the length */
+    MLT_FRAME_LENGTH = 4,                 /* bytes of the length */
     MLT_FRAME_HEAD = MLT_FRAME_LENGTH + 1 /* and of the letter */
 };
 

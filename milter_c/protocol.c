@@ -49,10 +49,10 @@ const mlt_constant_row mlt_stages[] = {
 const mlt_packet_row *mlt_protocol_command(int letter)
 {
     switch (letter) {
-#define MLT_COMMAND(symbol, letter, shape, answer, since) \
-    case letter: {                                        \
+#define MLT_COMMAND(symbol, letter, shape, answer, since)                          \
+    case letter: {                                                                 \
         static const mlt_packet_row row = {#symbol, letter, shape, answer, since}; \
-        return &row;                                      \
+        return &row;                                                               \
     }
 #include "protocol.def"
     default:

@@ -33,6 +33,23 @@ static mlt_take failed(mlt_session *session, const char *what, const char *comma
     return MLT_TAKE_FAILED;
 }
 
+static void forget_pending(mlt_session *session)
+{
+    session->pending.scope = MLT_SCOPE_NONE;
+    session->pending.delivered = false;
+    mlt_buffer_clear(&session->pending.text, SIZE_MAX);
+}
+
+/* A transaction is over for the MTA, or the next one begins. */
+static void end_message(mlt_session *session)
+{
+    session->at = (mlt_mark){false, false, 0, MLT_FINAL_NONE};
+    if (session->pending.scope == MLT_SCOPE_SESSION)
+        session->pending.delivered = false;
+    else
+        forget_pending(session);
+}
+
 /* ------------------------------------------------------------------------------------------ */
 /* Macros (wire spec 3.5) */
 
@@ -88,9 +105,9 @@ static mlt_take receive_macros(mlt_session *session, const mlt_packet *packet, m
     if (letter == SMFIC_MAIL && (session->want & SMFIP_NOMAIL) != 0) {
         /* Sendmail sends no ABORT on RSET to a filter that wants no MAIL; its macros are all that
          * tells of the next transaction (wire spec 3.3, Q10). */
-        session->at.decided = false;
-        if (session->at.open) {
-            session->at.open = false;
+        bool open = session->at.open;
+        end_message(session);
+        if (open) {
             *event = (mlt_event){MLT_STEP_ABORT, true, NULL, 0};
             return MLT_TAKE_FIRST;
         }
@@ -115,13 +132,6 @@ static mlt_take receive_macros(mlt_session *session, const mlt_packet *packet, m
 
 /* ------------------------------------------------------------------------------------------ */
 /* Life */
-
-static void forget_pending(mlt_session *session)
-{
-    session->pending.scope = MLT_SCOPE_NONE;
-    session->pending.delivered = false;
-    mlt_buffer_clear(&session->pending.text, SIZE_MAX);
-}
 
 void mlt_session_init(mlt_session *session, const mlt_settings *settings, mlt_view *view)
 {
@@ -226,8 +236,7 @@ static mlt_take receive_options(mlt_session *session, const mlt_packet *packet, 
     bool lists;
     if (mlt_session_negotiate(session, SMFIS_CONTINUE, 0, &lists) != MLT_OK)
         return MLT_TAKE_FAILED;
-    session->answer = (mlt_reply){
-        SMFIR_OPTNEG, {session->options, sizeof session->options}, false};
+    session->answer = (mlt_reply){SMFIR_OPTNEG, {session->options, sizeof session->options}, false};
     return MLT_TAKE_ANSWER;
 }
 
@@ -320,21 +329,12 @@ static mlt_take abort_first(mlt_session *session, mlt_event *event)
     return MLT_TAKE_FIRST;
 }
 
-/* A transaction is over for the MTA, or the next one begins. */
-static void end_message(mlt_session *session)
-{
-    session->at = (mlt_mark){false, false, 0, MLT_FINAL_NONE};
-    if (session->pending.scope == MLT_SCOPE_SESSION)
-        session->pending.delivered = false;
-    else
-        forget_pending(session);
-}
-
 /* What the remembered verdict says to a step. */
 static mlt_take deliver_pending(mlt_session *session, int step, mlt_event *event)
 {
     mlt_pending *pending = &session->pending;
-    /* Where the filter promised not to answer but the MTA waits all the same, this is the answer. */
+    /* Where the filter promised not to answer but the MTA waits all the same, this is the answer.
+     */
     if (pending->delivered || is_silent(session, step))
         return MLT_TAKE_NOTHING;
     /* Only a recipient was refused, but nobody can say that any more: the filter's message ends. */
@@ -343,10 +343,10 @@ static mlt_take deliver_pending(mlt_session *session, int step, mlt_event *event
     bool refusal = pending->verdict == SMFIS_REJECT || pending->verdict == SMFIS_TEMPFAIL;
     session->answer = (mlt_reply){mlt_protocol_verdict(pending->verdict), {NULL, 0}, false};
     if (refusal && mlt_buffer_len(&pending->text) > 0)
-        session->answer = (mlt_reply){
-            SMFIR_REPLYCODE,
-            {mlt_buffer_data(&pending->text), mlt_buffer_len(&pending->text)},
-            true};
+        session->answer =
+            (mlt_reply){SMFIR_REPLYCODE,
+                        {mlt_buffer_data(&pending->text), mlt_buffer_len(&pending->text)},
+                        true};
     /* At RCPT a refusal is that recipient's alone, and the next one needs it too. */
     if (step == MLT_STEP_HELO)
         pending->scope = MLT_SCOPE_NONE;
@@ -426,6 +426,7 @@ static mlt_take receive_content(mlt_session *session, const mlt_packet *packet, 
                                : failed(session, mlt_protocol_command(row->letter)->symbol,
                                         " outside of a message");
         *at = (mlt_mark){true, false, 0, MLT_FINAL_NONE};
+        session->connected = true;
     }
     bool needs_rcpt = row->rank >= RANK_DATA && (session->want & SMFIP_NORCPT) == 0;
     if (row->rank < at->rank || (row->rank == at->rank && !row->repeats))
@@ -517,14 +518,18 @@ mlt_take mlt_session_receive(mlt_session *session, const mlt_packet *packet, mlt
         return failed(session, row->symbol, " before OPTNEG");
 
     mlt_take take = receive_step(session, packet, mlt_protocol_step(letter), event);
-    /* The filter is told of this session's end if it has been told of anything in it. */
-    if (take != MLT_TAKE_FAILED)
+    /* The filter is told of this session's end if it has been told of anything in it. An ABORT
+     * begins nothing. */
+    if (take != MLT_TAKE_FAILED && letter != SMFIC_ABORT)
         session->close_owed = true;
     return take;
 }
 
 bool mlt_session_may_run_ahead(const mlt_session *session, const mlt_packet *packet)
 {
+    /* What is remembered would be told, and that cannot be taken back. */
+    if (session->pending.scope != MLT_SCOPE_NONE)
+        return false;
     switch (packet->letter) {
     case SMFIC_DATA:
     case SMFIC_HEADER:
@@ -557,8 +562,8 @@ static bool is_final(int verdict)
 static void remember(mlt_session *session, int step, int verdict, mlt_span text)
 {
     mlt_pending *pending = &session->pending;
-    pending->scope = step == MLT_STEP_CONNECT || step == MLT_STEP_HELO ? MLT_SCOPE_SESSION
-                                                                       : MLT_SCOPE_MESSAGE;
+    pending->scope =
+        step == MLT_STEP_CONNECT || step == MLT_STEP_HELO ? MLT_SCOPE_SESSION : MLT_SCOPE_MESSAGE;
     pending->step = step;
     pending->verdict = verdict;
     pending->delivered = false;
@@ -595,7 +600,8 @@ mlt_reply mlt_session_verdict(mlt_session *session, int step, int verdict, mlt_s
         if (is_unanswered(session, step)) {
             if (is_final(verdict) && step != MLT_STEP_UNKNOWN)
                 remember(session, step, verdict, text);
-            return is_silent(session, step) ? nothing : (mlt_reply){SMFIR_CONTINUE, {NULL, 0}, false};
+            return is_silent(session, step) ? nothing
+                                            : (mlt_reply){SMFIR_CONTINUE, {NULL, 0}, false};
         }
         if (verdict == SMFIS_NOREPLY)
             letter = SMFIR_CONTINUE;

@@ -47,7 +47,12 @@ typedef struct mlt_pending {
 } mlt_pending;
 
 /* How far BODYEOB with data has got: its data is a body event, then it is the end of message. */
-typedef enum mlt_final { MLT_FINAL_NONE, MLT_FINAL_BODY, MLT_FINAL_EOM, MLT_FINAL_DECIDED } mlt_final;
+typedef enum mlt_final {
+    MLT_FINAL_NONE,
+    MLT_FINAL_BODY,
+    MLT_FINAL_EOM,
+    MLT_FINAL_DECIDED
+} mlt_final;
 
 /* The part of the state that a run of no-reply events changes, to go back to one of them. */
 typedef struct mlt_mark {
@@ -94,7 +99,8 @@ bool mlt_session_may_run_ahead(const mlt_session *session, const mlt_packet *pac
 mlt_reply mlt_session_verdict(mlt_session *session, int step, int verdict, mlt_span text);
 
 /* Puts in the verdict on NEGOTIATE, with the words in the view. MLT_OK: the reply's fixed part is
- * in session->options, and *lists tells whether the macro lists may follow. Else the view says why. */
+ * in session->options, and *lists tells whether the macro lists may follow. Else the view says why.
+ */
 int mlt_session_negotiate(mlt_session *session, int verdict, size_t lists_len, bool *lists);
 
 /* The connection has ended, with or without a goodbye: the next event that the filter is owed,

@@ -27,8 +27,8 @@
 #define MSG_NOSIGNAL 0 /* macOS: SO_NOSIGPIPE is set instead */
 #endif
 
-#define EXPECTED                                                                               \
-    "; expected unix:PATH, local:PATH, PATH, inet:PORT@HOST, inet:PORT, inet6:PORT@HOST, "     \
+#define EXPECTED                                                                           \
+    "; expected unix:PATH, local:PATH, PATH, inet:PORT@HOST, inet:PORT, inet6:PORT@HOST, " \
     "inet6:PORT, inet:HOST:PORT or fd:N"
 
 /* A parsed specification. Spans of the text that was parsed. */
@@ -341,9 +341,8 @@ int mlt_socket_listen(mlt_listener *listener, const char *spec, const mlt_socket
         listener->fd = socket(to.family, SOCK_STREAM, 0);
         if (listener->fd < 0)
             return fail(error, MLT_ERR_IO, "Unable to create new socket: %s", strerror(errno));
-        status = to.family == AF_UNIX
-                     ? bind_unix(listener, &to, options, error)
-                     : bind_inet(listener, &address, len, spec, error);
+        status = to.family == AF_UNIX ? bind_unix(listener, &to, options, error)
+                                      : bind_inet(listener, &address, len, spec, error);
     }
     /* Not blocking, because another process may share the socket and be first to accept. */
     int flags = fcntl(listener->fd, F_GETFL);

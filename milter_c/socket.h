@@ -19,7 +19,8 @@
 typedef struct mlt_listener {
     int fd; /* -1: none */
     int family;
-    bool made_file; /* the file at `address` was made by us; device and inode say whether it still is */
+    bool made_file; /* the file at `address` was made by us; device and inode say whether it still
+                       is */
     dev_t device;
     ino_t inode;
     char address[MLT_ADDRESS]; /* path, or "host port" */
@@ -38,14 +39,16 @@ void mlt_socket_close(mlt_listener *listener);
 /* Accepts one connection: its descriptor, or -1 with errno. */
 int mlt_socket_accept(const mlt_listener *listener);
 
-/* Prepares a connected socket: close on exec, blocking, keep-alive, no Nagle, time-outs for blocking reads
- * and writes in milliseconds (0 or less: none). *tcp tells whether it is TCP. */
+/* Prepares a connected socket: close on exec, blocking, keep-alive, no Nagle, time-outs for
+ * blocking reads and writes in milliseconds (0 or less: none). *tcp tells whether it is TCP. */
 void mlt_socket_prepare(int fd, int64_t read_timeout, int64_t write_timeout, bool *tcp);
 
-/* Reads what is there, at most `room` bytes; waits for the first. > 0, 0 at the end, -1 with errno. */
+/* Reads what is there, at most `room` bytes; waits for the first. > 0, 0 at the end, -1 with errno.
+ */
 ssize_t mlt_socket_read(int fd, char *bytes, size_t room, bool wait, bool tcp);
 
-/* Waits up to `timeout` ms (negative: for ever) until there is something to read. > 0, 0: no, -1. */
+/* Waits up to `timeout` ms (negative: for ever) until there is something to read. > 0, 0: no, -1.
+ */
 int mlt_socket_wait(int fd, int64_t timeout);
 
 /* Writes everything. MLT_OK, MLT_ERR_IO or MLT_ERR_TIMEOUT with errno. Changes `parts`. */
