@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 from .mta import (
@@ -187,16 +188,29 @@ class Sendmail(Mta):
 
     # -- the other way in --------------------------------------------------------------------------
 
-    def converse(self, *lines: str) -> str:
-        """Speak SMTP with ``sendmail -bs`` on its standard input; return what it answers."""
-        return subprocess.run(
-            self.command("-bs"),
-            check=True,
-            input="".join(f"{line}\r\n" for line in lines).encode(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=60,
-        ).stdout.decode("utf-8", "replace")
+    def converse(self, *requests: bytes) -> list[str]:
+        """Speak SMTP with ``sendmail -bs`` on its standard input; return its replies.
+
+        One at a time: it will not talk to a client that speaks before it is spoken to.
+        """
+        process = subprocess.Popen(
+            self.command("-bs"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        limit = threading.Timer(60, process.kill)
+        limit.start()
+        with process:
+            assert process.stdin
+            assert process.stdout
+            replies = []
+            for request in (b"", *requests):
+                process.stdin.write(request)
+                process.stdin.flush()
+                line = process.stdout.readline()
+                while line[3:4] == b"-":
+                    line = process.stdout.readline()
+                replies.append(line.decode("utf-8", "replace").rstrip())
+        limit.cancel()
+        return replies
 
     # -- what became of a message ------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import threading
 from collections import defaultdict
@@ -75,12 +76,14 @@ def test_the_clients_address(place: Place) -> None:
     host, port = transcript.source
     if ":" in host:
         assert (int(socket.AF_INET6), [host, port, 0, 0]) == (family, address)
-        # Where ::1 has no name, the one server gives the address and the other says so.
-        known = {"[IPv6:::1]", "[::1]", "unknown"}
     else:
         assert (int(socket.AF_INET), [host, port]) == (family, address)
-        known = {"[127.0.0.1]", "unknown"}
-    assert hostname in known or socket.getaddrinfo(hostname, None)
+    # The name is this machine's affair; without one the servers give the address in brackets.
+    if hostname.startswith("["):
+        literal = hostname.strip("[]").removeprefix("IPv6:")
+        assert ipaddress.ip_address(host) == ipaddress.ip_address(literal)
+    else:
+        assert host in {info[4][0] for info in socket.getaddrinfo(hostname, None)}
 
 
 @pytest.mark.parametrize("place", places("unix", mtas=("sendmail",)), indirect=True)
@@ -88,20 +91,16 @@ def test_sendmail_on_standard_input(place: Place) -> None:
     """A session without a network has no family and no address (wire spec 2.7)."""
     assert isinstance(place.mta, Sendmail)
     log = place.load({"rules": [ADD]})
-    content = on_the_wire(render(place.token)).decode().removesuffix("\r\n")
-    answers = place.mta.converse(
-        "EHLO client.example",
-        f"MAIL FROM:<{SENDER}>",
-        f"RCPT TO:<{ONE}>",
-        f"RCPT TO:<{TWO}>",
-        "DATA",
+    content = on_the_wire(render(place.token))
+    replies = place.mta.converse(
+        b"EHLO client.example\r\n",
+        *(step.text.encode() + b"\r\n" for step in message()[:-1] if isinstance(step.text, str)),
         content,
-        "QUIT",
+        b"QUIT\r\n",
     )
     log.wait_for_close()
     assert [("connect", "localhost", 0, None)] == log.calls("connect")
-    (reply,) = [line for line in answers.splitlines() if "Message accepted" in line]
-    stored = place.mta.stored(reply)
+    stored = place.mta.stored(replies[-2])
     assert stored is not None
     compare(ADDED, stored, place)
 
@@ -136,7 +135,7 @@ def test_postfix_local_submission(place: Place) -> None:
         ),
         (
             "NAME=[UNAVAILABLE] ADDR=192.0.2.7 PORT=4711",
-            ("unknown", int(socket.AF_INET), ["192.0.2.7", 4711]),
+            ("[192.0.2.7]", int(socket.AF_INET), ["192.0.2.7", 4711]),
         ),
         (
             "NAME=six.example ADDR=IPV6:2001:db8::7 PORT=25",
@@ -337,15 +336,15 @@ def test_the_first_filter_ends_it_for_the_second(place: Place, verdict: str) -> 
 @pytest.mark.parametrize("place", places("impatient"), indirect=True)
 def test_progress_keeps_an_impatient_mta_waiting(place: Place) -> None:
     """A filter that takes longer than the MTA waits is given up, unless it reports progress."""
-    # The MTA waits one second for each packet. First the proof that it does.
-    log = place.load({"rules": [{**ADD, "sleep": [2.5, 1]}]})
+    # The MTA waits two seconds for each packet. First the proof that it does.
+    log = place.load({"rules": [{**ADD, "sleep": [3.5, 1]}]})
     transcript = place.play()
     log.wait_for_close()
     tempfail = pick(By(POSTFIX_TEMPFAIL, SENDMAIL_TEMPFAIL), place.mta.name)
     assert tempfail == transcript.replies["content"]
     assert not place.mta.holds(place.token)
     place.begin()
-    log = place.load({"rules": [{**ADD, "sleep": [0.4, 6]}]})
+    log = place.load({"rules": [{**ADD, "sleep": [0.5, 7]}]})
     transcript = place.play()
     log.wait_for_close()
     check_stored(place, ADDED, transcript)
@@ -373,7 +372,7 @@ def test_the_example_filter(solo: Place) -> None:
     transcript = solo.play(content=render(solo.token, headers))
     assert transcript.replies["content"].startswith("554 5.7.1 ")
     assert not solo.mta.holds(solo.token)
-    transcript = solo.play((GREETING, Say("ehlo", "EHLO not&a&name"), *message(), QUIT))
+    transcript = solo.play((GREETING, Say("ehlo", "EHLO -not-a-name-.example"), *message(), QUIT))
     refused = [reply for reply in transcript.replies.values() if reply.startswith("550 5.7.1 ")]
     assert refused, transcript.replies
     solo.filter.stop()
