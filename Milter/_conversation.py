@@ -394,7 +394,7 @@ class Protocol:
         Raises:
             ValueError: an address that is none of these, or a port outside 0 to 65535.
         """
-        family = _family(address)
+        family = address_family(address)
         if not 0 <= port <= 65535:
             raise ValueError(f"port {port} is not between 0 and 65535")
         where = None
@@ -625,8 +625,12 @@ def _macro_key(name: bytes) -> bytes:
     return name[1:-1] if len(name) == 3 and name[:1] == b"{" and name[2:] == b"}" else name
 
 
-def _family(address: Optional[str]) -> bytes:
-    """The letter that says what an address is (wire spec 1.3)."""
+def address_family(address: Optional[str]) -> bytes:
+    """Returns the letter that says what a client's address is (wire spec 1.3).
+
+    Raises:
+        ValueError: it is nothing that can be told to a filter.
+    """
     if address is None:
         return b"U"
     if "/" in address:

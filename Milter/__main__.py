@@ -1,0 +1,10 @@
+"""``python -m Milter``: the command line, which is in Milter._cli."""
+
+from __future__ import annotations
+
+import sys
+
+from Milter._cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
