@@ -212,7 +212,7 @@ class sampleMilter(Milter.Base):
         # The mail server's own number for the message helps to find it in the server's log.
         self.log("end of message, queue id", self.getsymval("i"))
         self.copy.seek(0)
-        message = email.message_from_binary_file(self.copy)
+        message = email.message_from_bytes(self.copy.read())
         parts = sum(1 for part in message.walk() if not part.is_multipart())
         self.log(self.recipients, "recipients,", self.size, "bytes,", parts, "parts")
 
