@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import Milter
+from harness import Peer, packet, packets
 
+PATIENCE = 20.0
 PATH = Path(__file__).resolve().parents[2] / "sample.py"
 
 
@@ -252,3 +260,57 @@ def test_main_runs_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
         ("run", "sample", "unix:/nowhere/x", 5),
     ] == calls
     assert Milter.factory is sample.sampleMilter
+
+
+@pytest.fixture
+def served() -> Iterator[str]:
+    """Run sample.py as a program on a unix socket; yield the socket's path."""
+    # A short path, as that of a socket must be.
+    directory = Path(tempfile.mkdtemp(prefix="sample-"))
+    path = directory / "s"
+    with open(directory / "log", "wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", str(PATH), "--socket", f"unix:{path}"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert process.poll() is None, (directory / "log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    yield str(path)
+    process.terminate()
+    status = process.wait(timeout=PATIENCE)
+    text = (directory / "log").read_text()
+    shutil.rmtree(directory)
+    assert 0 == status, text
+    assert text.endswith("stopped\n")
+
+
+def test_over_the_wire(served: str) -> None:
+    """The program refuses a HELO and a header, marks and stamps a message, and stops."""
+    peer = Peer(served)
+    # All actions, as offered; no step is refused but the unknown command, since the class does not
+    # have it; skip; and no reply to connect.
+    peer.send(packets.OFFER)
+    peer.expect(bytes.fromhex("0000000D 4F 00000006 000001FF 00001500"))
+    peer.send(packets.C, packet("H", b"-\0"))
+    peer.expect(
+        packet("y", b"550 5.7.1 That is neither a host name nor an address literal\0"),
+    )
+    peer.send(packets.H, packets.M, packets.R, packets.T, packet("L", b"Subject\0ADV: buy\0"))
+    peer.expect(*[packets.CONTINUE] * 4, packet("y", b"554 5.7.1 No advertising here\0"))
+    peer.send(packets.M, packets.R, packets.R, packets.T, packets.L)
+    peer.send(packet("L", b"x-sample-milter\0forged\0"), packets.N, packets.B, packets.E)
+    peer.expect(
+        *[packets.CONTINUE] * 8,
+        packet("m", b"\0\0\0\x01X-Sample-Milter\0\0"),
+        packet("m", b"\0\0\0\x01Subject\0[checked] hi\0"),
+        packet("h", b"X-Sample-Milter\0connection 1, 2 rcpt, 4 bytes\0"),
+        packets.CONTINUE,
+    )
+    peer.send(packets.Q)
+    peer.expect_close()
+    peer.close()
