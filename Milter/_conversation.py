@@ -318,6 +318,8 @@ class Protocol:
             self._body_replaced = True
         self._last_change = reply.letter
         numbers, texts = self._fields(reply, data)
+        if self.strict and reply.letter != lib.SMFIR_REPLBODY and not texts[0]:
+            self._break(f"{reply.name} with an empty name, address or reason", "wire spec 5")
         return modification(reply.letter, numbers, texts)
 
     def _verdict(self, reply: Reply, data: bytes) -> Verdict:
@@ -469,11 +471,11 @@ class Protocol:
         key, content = to_wire(name), to_wire(value)
         if not key:
             raise ValueError("a header's name is never empty")
-        self._may(lib.SMFICHEADER)
+        self._may(lib.SMFIC_HEADER)
         assert self.options is not None
         if not self.options.leading_space:
             content = strip_blank(content)
-        return self._send(lib.SMFICHEADER, (key, content), macros)
+        return self._send(lib.SMFIC_HEADER, (key, content), macros)
 
     def eoh(self, macros: Optional[Macros] = None) -> Outgoing:
         """End of the headers."""

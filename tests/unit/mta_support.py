@@ -1,0 +1,115 @@
+"""What the tests of Milter.mta share: packets by hand, and a filter that follows a script.
+
+The bytes are written by hand from the wire spec; nothing here encodes or decodes with the code
+under test.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from typing import Any, Optional
+
+from Milter import mta
+
+PATIENCE = 10.0
+"""Seconds after which something that does not happen has failed."""
+
+
+def packet(letter: str, data: bytes = b"") -> bytes:
+    """One frame (wire spec 1.1)."""
+    return struct.pack("!I", 1 + len(data)) + letter.encode("latin-1") + data
+
+
+def options(version: int = 6, actions: int = 0x1FF, protocol: int = 0, lists: bytes = b"") -> bytes:
+    """A filter's answer to the offer."""
+    return packet("O", struct.pack("!III", version, actions, protocol) + lists)
+
+
+def hexed(text: str) -> bytes:
+    """Bytes as the wire spec prints them."""
+    return bytes.fromhex(text)
+
+
+# What Postfix and Sendmail offer, and the answer of a filter that wants every step and may do
+# everything.
+OFFER = hexed("00 00 00 0D 4F 00 00 00 06 00 00 01 FF 00 1F FF FF")
+ALL = options()
+C = packet("c")
+
+
+def agreed(
+    version: int = 6, actions: int = 0x1FF, protocol: int = 0, lists: bytes = b"", **kind: Any
+) -> mta.Protocol:
+    """A conversation after the negotiation."""
+    conversation = mta.Protocol(**kind)
+    conversation.negotiate()
+    conversation.receive(options(version, actions, protocol, lists))
+    assert isinstance(conversation.next_event(), mta.Options)
+    return conversation
+
+
+class Script:
+    """A filter at the other end of a socket pair: expects these bytes, then writes those.
+
+    turns: (bytes expected from the MTA's side, bytes written when they have come). After the last
+    one it closes; `hold`: not before the other side has.
+    """
+
+    def __init__(self, *turns: tuple[bytes, bytes], hold: bool = False) -> None:
+        ours, self.theirs = socket.socketpair()
+        self.ours = ours
+        self.theirs.settimeout(PATIENCE)
+        self.turns = turns
+        self.hold = hold
+        self.mistake: Optional[str] = None
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            with self.theirs:
+                for expected, reply in self.turns:
+                    got = b""
+                    while len(got) < len(expected):
+                        piece = self.theirs.recv(len(expected) - len(got))
+                        if not piece:
+                            break
+                        got += piece
+                    if got != expected:
+                        self.mistake = f"expected {expected!r}, got {got!r}"
+                        return
+                    self.theirs.sendall(reply)
+                if self.hold:
+                    rest = self.theirs.recv(4096)
+                    if rest:
+                        self.mistake = f"expected the end, got {rest!r}"
+        except OSError as error:
+            self.mistake = f"{error!r}"
+
+    def session(self, drip: bool = False, **kind: Any) -> mta.Session:
+        """The MTA's side of it; `drip`: every read gives one byte."""
+        kind.setdefault("timeouts", mta.Timeouts.all(PATIENCE))
+        sock: Any = OneByte(self.ours) if drip else self.ours
+        return mta.Session(sock, **kind)
+
+    def done(self) -> None:
+        """All was as written."""
+        self.thread.join(PATIENCE)
+        assert not self.thread.is_alive(), "the filter still waits"
+        assert self.mistake is None, self.mistake
+
+
+class OneByte:
+    """A socket that gives one byte at a time."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+
+    def recv(self, size: int) -> bytes:
+        assert size > 0
+        return self.sock.recv(1)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sock, name)
