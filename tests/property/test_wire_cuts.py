@@ -124,7 +124,7 @@ DIALOGUES: dict[str, Dialogue] = {
             packet("C", b"x" * 300 + b"\0" + b"6" + b"\x00\x19" + b"IPv6:2001:db8::1\0"),
             packet("M", b"<>\0" + b"\0" + b"SIZE=1\0"),
             packet("R", b"<" + b"r" * 500 + b">\0"),
-            packet("L", b"X\0" + b"a\n\tb" * 400 + b"\0" + b"more"),
+            packet("L", b"X\0" + b"a\n\tb" * 400 + b"\0" + b"more\0"),
             packet("N", b"ignored"),
             packet("B", bytes(range(256)) * 40),
             packet("E", b"the rest"),
