@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+from collections.abc import Iterable
 from typing import Any, Optional
 
 from Milter import mta
@@ -88,10 +89,10 @@ class Script:
         except OSError as error:
             self.mistake = f"{error!r}"
 
-    def session(self, drip: bool = False, **kind: Any) -> mta.Session:
-        """The MTA's side of it; `drip`: every read gives one byte."""
+    def session(self, pieces: Optional[Iterable[int]] = None, **kind: Any) -> mta.Session:
+        """The MTA's side of it; `pieces`: the sizes of what each read gives."""
         kind.setdefault("timeouts", mta.Timeouts.all(PATIENCE))
-        sock: Any = OneByte(self.ours) if drip else self.ours
+        sock: Any = self.ours if pieces is None else Pieces(self.ours, pieces)
         return mta.Session(sock, **kind)
 
     def done(self) -> None:
@@ -101,15 +102,21 @@ class Script:
         assert self.mistake is None, self.mistake
 
 
-class OneByte:
-    """A socket that gives one byte at a time."""
+class Pieces:
+    """A socket whose reads give pieces of these sizes, and after the last all there is."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, sizes: Iterable[int]) -> None:
         self.sock = sock
+        self.sizes = iter(sizes)
+        self.next: Optional[int] = next(self.sizes, None)
 
     def recv(self, size: int) -> bytes:
-        assert size > 0
-        return self.sock.recv(1)
+        data = self.sock.recv(size if self.next is None else self.next)
+        if self.next is not None and len(data) < self.next:
+            self.next -= len(data)
+        else:
+            self.next = next(self.sizes, None)
+        return data
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sock, name)
