@@ -32,13 +32,16 @@ def wants(actions: int, protocol: int) -> object:
 
 
 @pytest.mark.row(17, 20)
-@pytest.mark.parametrize("version", [0, 1, 0x80000000, 0xFFFFFFFF])
-def test_version_too_old(feed: str, version: int) -> None:
+@pytest.mark.parametrize(
+    ("version", "signed"), [(0, 0), (1, 1), (0x80000000, -2147483648), (0xFFFFFFFF, -1)]
+)
+def test_version_too_old(feed: str, version: int, signed: int) -> None:
     """A version below 2, and one whose sign bit is set, is refused without a byte."""
     with running(feed=feed) as run:
         mta = run.connect()
         mta.send(offer(version=version))
         run.expect_broken(mta, ["close"])
+        assert f"protocol version too old {signed} < 2" in run.messages()[0]
 
 
 @pytest.mark.row(18, 19)
@@ -62,6 +65,7 @@ def test_offer_too_short(feed: str, size: int) -> None:
         mta = run.connect()
         mta.send(struct.pack("!I", 1 + size) + b"O" + data)
         run.expect_broken(mta, ["close"])
+        assert f"len too short {size} < 12" in run.messages()[0]
 
 
 @pytest.mark.row(22)
@@ -257,6 +261,7 @@ def test_negotiate_refuses(feed: str, verdict: int) -> None:
         mta = run.connect()
         mta.send(offer())
         run.expect_broken(mta, ["negotiate", "close"])
+        assert f"xxfi_negotiate returned {verdict} (protocol options=0x" in run.messages()[0]
 
 
 @pytest.mark.row(46)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import shutil
 import struct
 import tempfile
@@ -268,7 +269,9 @@ class Run:
         """
         mta.expect_close()
         assert list(names) == self.finish()
-        assert 1 == len(self.messages()), self.messages()
+        messages = self.messages()
+        assert 1 == len(messages), messages
+        assert re.search(r"connection \d+ .*ended: .", messages[0]), messages
 
 
 class _Keep(logging.Handler):
