@@ -120,3 +120,66 @@ class Pieces:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sock, name)
+
+
+class Simple:
+    """A filter on a unix socket that answers every step alike.
+
+    path: where it listens. replies: by letter of the command, what it writes; a list is used up,
+    one for each, the last one repeats. Steps without one get CONTINUE.
+    """
+
+    def __init__(self, path: Any, replies: Optional[dict[str, Any]] = None) -> None:
+        self.replies = {"O": ALL, "D": b"", "A": b"", "K": b"", **(replies or {})}
+        self.letters: list[str] = []
+        self.packets: list[bytes] = []
+        self.connections = 0
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        self.listener.listen(5)
+        self.spec = f"unix:{path}"
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                peer, _ = self.listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            try:
+                with peer, peer.makefile("rwb", buffering=0) as file:
+                    peer.settimeout(PATIENCE)
+                    self._serve(file)
+            except OSError:
+                pass  # the other side is gone
+
+    def _serve(self, file: Any) -> None:
+        while True:
+            head = file.read(4)
+            if len(head) < 4:
+                return
+            packet = b""
+            size = int.from_bytes(head, "big")
+            while len(packet) < size:
+                packet += file.read(size - len(packet))
+            letter = packet[:1].decode()
+            self.letters.append(letter)
+            self.packets.append(packet)
+            if letter == "Q":
+                return
+            reply = self.replies.get(letter, C)
+            if isinstance(reply, list):
+                reply = reply.pop(0) if len(reply) > 1 else reply[0]
+            if reply is None:
+                return
+            file.write(reply)
+
+    def __enter__(self) -> Simple:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.thread.join(PATIENCE)
