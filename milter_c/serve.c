@@ -338,10 +338,11 @@ int mlt_connection_accept(mlt_connection *connection)
     atomic_fetch_add(&server->waiting, 1);
     pthread_mutex_lock(&server->gate);
     int status = accept_one(server, &connection->view, &fd);
+    /* Counted before the next one may come, or the limit would not hold. */
+    if (status == MLT_OK)
+        mlt_server_adopt(server, connection, fd);
     pthread_mutex_unlock(&server->gate);
     size_t before = atomic_fetch_sub(&server->waiting, 1);
     connection->view.alone = before == 1;
-    if (status == MLT_OK)
-        mlt_server_adopt(server, connection, fd);
     return status;
 }

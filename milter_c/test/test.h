@@ -105,12 +105,13 @@ extern test_hooks hooks;
 /* Time and files */
 
 /* Polls until the condition holds, with a generous end. */
-#define WAIT_UNTIL(condition)                                  \
-    do {                                                       \
-        int64_t end = test_now() + 20000;                      \
-        while (!(condition) && test_now() < end)               \
-            test_pause(1);                                     \
-        check_true(__FILE__, __LINE__, #condition, condition); \
+#define WAIT_UNTIL(condition)                             \
+    do {                                                  \
+        bool held;                                        \
+        int64_t end = test_now() + 20000;                 \
+        while (!(held = (condition)) && test_now() < end) \
+            test_pause(1);                                \
+        check_true(__FILE__, __LINE__, #condition, held); \
     } while (0)
 
 int64_t test_now(void); /* ms */
