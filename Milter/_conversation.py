@@ -245,7 +245,7 @@ class Protocol:
         if fields is None:
             more = "..." if len(data) > 60 else ""
             self._break(
-                f"malformed {reply.name} with {len(data)} bytes of data: {data[:60]!r}{more}",
+                f"a malformed {reply.name} with {len(data)} bytes of data: {data[:60]!r}{more}",
                 "wire spec 1.4: exact length, strings ended by NUL",
             )
         return fields
