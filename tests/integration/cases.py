@@ -637,6 +637,28 @@ def arrivals() -> Iterator[Case]:
         callbacks=tuple(name for name in FULL if name != "body"),
         stored=Kept(body=""),
     )
+    # As long as it gets: where a filter listens Postfix cuts a header at 60,000 bytes, whatever its
+    # header_size_limit is. Folded, as no line of a message may be that long. Sendmail would not take
+    # such a header at all.
+    endless = (*HEADERS, ("X-Endless", "\n ".join(["0123456789" * 90] * 66)))
+    yield Case(
+        "header-of-59500-bytes",
+        headers=endless,
+        calls={"header": list(endless)},
+        stored=Kept(headers=(RECEIVED, *endless)),
+        mtas=("postfix",),
+    )
+    many = (*HEADERS, *((f"X-Number-{number}", str(number)) for number in range(300)))
+    for name, decorate in (("", {}), ("-noreply", {"header": [["noreply"]]})):
+        yield Case(
+            f"many-headers{name}",
+            [eom(["chgheader", "X-Number-299", 1, "last"])],
+            {"decorate": decorate},
+            headers=many,
+            callbacks=(*up_to("data")[:-1], *["header"] * len(many), "eoh", "body", "eom", "close"),
+            calls={"header": list(many)},
+            stored=Kept(headers=(RECEIVED, *many[:-1], ("X-Number-299", "last"))),
+        )
     big = ("0123456789" * 7 + "\n") * 3000  # 71 bytes a line, 72 with CRLF: 216,000 bytes
     sent = big.replace("\n", "\r\n").encode()
     chunks = [sent[start : start + 65535] for start in range(0, len(sent), 65535)]
@@ -646,6 +668,14 @@ def arrivals() -> Iterator[Case]:
         callbacks=(*up_to("eoh")[:-1], *["body"] * 4, "eom", "close"),
         calls={"body": [({"latin1": chunk.decode()},) for chunk in chunks]},
         stored=Kept(body=big),
+    )
+    yield Case(
+        "big-body-noreply",
+        [eom(["addheader", "X-Added", "v"])],
+        {"decorate": {"body": [["noreply"]]}},
+        body=big,
+        calls={"body": [({"latin1": chunk.decode()},) for chunk in chunks]},
+        stored=Kept(headers=(RECEIVED, *HEADERS, ("X-Added", "v")), body=big),
     )
     yield Case(
         "skip",

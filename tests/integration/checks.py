@@ -8,7 +8,7 @@ from typing import Any
 
 from .cases import DISCARDED, FULL, NOTHING, Kept, pick
 from .conftest import Place
-from .filters import Log
+from .filters import Log, on_our_engine
 from .mta import Stored
 from .smtp import Transcript, kind
 
@@ -28,8 +28,15 @@ def check_replies(transcript: Transcript, expected: dict[str, str]) -> None:
 
 def check_order(log: Log, expected: Any) -> None:
     """Compare the callbacks and their order; None: not looked at."""
-    if expected is not None:
-        assert list(expected) == [name for name in log.names() if name in KNOWN]
+    if expected is None:
+        return
+    names = [name for name in log.names() if name in KNOWN]
+    if not on_our_engine():
+        # Postfix says abort twice, and libmilter may pass both on (wire spec 3.3, Q4 and Q9).
+        names = [
+            name for n, name in enumerate(names) if name != "abort" or names[n - 1 : n] != ["abort"]
+        ]
+    assert list(expected) == names
 
 
 def check_calls(log: Log, expected: Mapping[str, Any], mta: str) -> None:

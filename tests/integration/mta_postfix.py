@@ -79,15 +79,16 @@ smtpd_junk_command_limit = 1000
 smtpd_timeout = 60s
 in_flow_delay = 0
 milter_default_action = tempfail
-# Mail that does not come over one of the ports goes through the filter of the endpoint "unix".
-non_smtpd_milters = {non_smtpd_milters}
 # The default list and, as a common extension of it, the client's address.
 milter_connect_macros = j {{daemon_name}} {{daemon_addr}} v _ {{client_addr}}
 """
 
 MASTER_CF = """\
 pickup    unix n - n 60 1 pickup
+  -o cleanup_service_name=pickup-cleanup
 cleanup   unix n - n - 0 cleanup
+pickup-cleanup unix n - n - 0 cleanup
+  -o non_smtpd_milters={non_smtpd_milters}
 qmgr      unix n - n 300 1 qmgr
 rewrite   unix - - n - - trivial-rewrite
 bounce    unix - - n - 0 bounce
@@ -175,13 +176,15 @@ class Postfix(Mta):
                 uid=nobody.pw_uid,
                 gid=nobody.pw_gid,
                 protocols="all" if with_ipv6 else "ipv4",
-                non_smtpd_milters=milter_spec(self.endpoints["unix"].filters[0]),
             )
         )
         (self.config / "mailboxes").write_text(
             "".join(f"{user}@{DOMAIN} {user}/\n" for user in USERS), encoding="utf-8"
         )
-        services = [MASTER_CF]
+        # Mail that does not come over one of the ports goes through the filter of "unix". A service
+        # of its own, for Postfix would show that filter, too, what another one discards at MAIL.
+        local = milter_spec(self.endpoints["unix"].filters[0])
+        services = [MASTER_CF.format(non_smtpd_milters=local)]
         for endpoint in self.endpoints.values():
             host, port = endpoint.address
             listen = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -7,7 +7,7 @@ same file runs on this project's engine and, for comparison, on pymilter with li
 
 SOCKET is the spec for ``runmilter``. SCRIPT is a JSON file that is read again for each connection
 of the MTA; tests replace it between two connections. The settings after it are keyword arguments
-of ``runmilter`` (numbers), which legacy code never passes: only drain tests give any.
+of ``runmilter`` (integers) that legacy code never passes; few tests give any.
 
 The script, all keys optional:
 
@@ -177,7 +177,7 @@ def build(script):
 def main(argv):
     """Run the filter until it is told to stop."""
     socket, path = argv[1:3]
-    extras = {name: float(value) for name, _, value in (one.partition("=") for one in argv[3:])}
+    extras = {name: int(value) for name, _, value in (one.partition("=") for one in argv[3:])}
 
     def factory():
         with open(path, encoding="utf-8") as file:

@@ -376,3 +376,19 @@ def test_the_example_filter(solo: Place) -> None:
     refused = [reply for reply in transcript.replies.values() if reply.startswith("550 5.7.1 ")]
     assert refused, transcript.replies
     solo.filter.stop()
+
+
+# -- the socket ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solo", places("solo-unix", mtas=("postfix",)), indirect=True)
+@pytest.mark.parametrize(("mode", "reply"), [(0o666, "250"), (0o600, "451")], ids=["0666", "0600"])
+def test_socket_mode(solo: Place, mode: int, reply: str) -> None:
+    """socket_mode= lets Postfix, which is not root, in or keeps it out, whatever the umask is."""
+    if not on_our_engine():
+        pytest.skip("not here: socket_mode= is not pymilter's")
+    # A umask that would have it the other way round.
+    solo.filter.umask = 0o077 if mode == 0o666 else 0o000
+    solo.filter.start(f"socket_mode={mode}")
+    transcript = solo.play()
+    assert reply == transcript.replies["mail"][:3]
