@@ -1,0 +1,60 @@
+"""The examples of docs/mta.md run as they stand there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from mta_support import C, Simple, packet
+
+from Milter import _cli, mta
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "mta.md"
+SPEC = "unix:/run/filter.sock"
+EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_examples(
+    number: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each example runs, only with another socket; its own assertions hold."""
+    assert 3 == len(EXAMPLES)
+    assert SPEC in EXAMPLES[number]
+    monkeypatch.chdir(tmp_path)
+    Path("message.eml").write_bytes(b"Subject: hi\n\nhello\n")
+    replies = {"E": packet("h", b"X-Checked\0yes\0") + C}
+    with Simple(tmp_path / "s", replies) as simple:
+        exec(compile(EXAMPLES[number].replace(SPEC, simple.spec), str(PAGE), "exec"), {})
+        assert "E" in simple.letters
+    assert [
+        "Outcome.ACCEPTED 250 2.0.0 Ok: queued as 4A5B6C0001\n"
+        "add header X-Checked: yes\n"
+        "Subject: hi\r\nX-Checked: yes\r\n\r\nhello\r\n\n",
+        "",
+        "6 ['ADDHDRS', 'CHGBODY', 'ADDRCPT', 'DELRCPT', 'CHGHDRS', 'QUARANTINE', 'CHGFROM', "
+        "'ADDRCPT_PAR', 'SETSYMLIST']\n"
+        "continue (AddHeader(name='X-Checked', value='yes'),)\n",
+    ][number] == capsys.readouterr().out
+
+
+def test_arguments_are_documented() -> None:
+    """The page names every argument of the command."""
+    page = PAGE.read_text(encoding="utf-8")
+    for action in _cli._parser()._subparsers._group_actions[0].choices["send"]._actions:  # type: ignore[union-attr, call-overload, index]
+        for option in action.option_strings:
+            assert option in ("-h", "--help") or f"`{option}" in page, option
+
+
+def test_names_are_documented() -> None:
+    """The page names every outcome, modification and error."""
+    page = PAGE.read_text(encoding="utf-8")
+    names = [outcome.name for outcome in mta.Outcome]
+    names += [name for name in mta.__all__ if name.endswith(("Error", "Header", "Lost", "Timeout"))]
+    names += ["ReplaceBody", "AddRecipient", "DeleteRecipient", "ChangeSender", "Quarantine"]
+    for name in names:
+        assert re.search(rf"\b{name}\b", page), name
