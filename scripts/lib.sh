@@ -66,7 +66,7 @@ apt_install() {
 # need_compiler: a C compiler and Python's headers, without which there is no engine; ends the
 # script if they cannot be had.
 need_compiler() {
-    if ! command -v "${CC:-cc}" >/dev/null 2>&1 && ! apt_need gcc libc6-dev; then
+    if ! has_compiler && ! { apt_need gcc libc6-dev && has_compiler; }; then
         missing "a C compiler" "apt-get install gcc libc6-dev (as root), or set CC"
         exit 1
     fi
@@ -74,6 +74,10 @@ need_compiler() {
         missing "Python's headers" "apt-get install python3-dev (as root)"
         exit 1
     fi
+}
+
+has_compiler() {
+    command -v "${CC:-cc}" >/dev/null 2>&1
 }
 
 has_headers() {
