@@ -40,6 +40,7 @@ from Milter._constants import (
 )
 from Milter._context import Context
 from Milter._dispatch import METHODS, NO_BITS, NR_BITS, logger
+from Milter._server import DRAIN
 
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound="type[Base]")
@@ -719,15 +720,13 @@ def runmilter(
         unknown=lambda ctx, cmd: ctx.getpriv().unknown(cmd),
         negotiate=wanted,
     )
-    if (socket_mode, socket_owner, socket_group) != (None, None, None):
-        _lowlevel.server.set_socket_access(socket_mode, socket_owner, socket_group)
+    server = _lowlevel.server
+    server.set_socket_access(socket_mode, socket_owner, socket_group)
+    server.drain = DRAIN if drain is None else drain
     milter.opensocket(rmsock)
     start = package._seq
     try:
-        if drain is None:
-            milter.main()
-        else:
-            milter.main(drain=drain)
+        milter.main()
     except milter.error:
         if package._seq == start:
             raise

@@ -12,7 +12,7 @@ from operator import index as to_index
 from typing import Any
 
 from Milter._engine import ffi, lib
-from Milter._errors import error
+from Milter._errors import error, no_keywords
 from Milter._reply import reply_text
 
 REPLACE_CHUNK = 65535
@@ -205,6 +205,7 @@ class Context:
 
     # What callbacks use. All positional.
 
+    @no_keywords
     def getsymval(self, name: str | bytes, /) -> str | None:
         """Returns the value of a macro, or None where the MTA did not send it.
 
@@ -249,6 +250,7 @@ class Context:
         self._macros[stage] = (generation, macros)
         return macros
 
+    @no_keywords
     def setreply(self, rcode: str | bytes, xcode: str | bytes | None, /, *msg: str | bytes) -> None:
         """Sets the SMTP reply that a later REJECT or TEMPFAIL of the same class is sent with.
 
@@ -273,6 +275,7 @@ class Context:
         except ValueError as reason:
             raise error(f"cannot set reply: {reason}") from None
 
+    @no_keywords
     def addheader(self, name: str | bytes, value: str | bytes, idx: int = -1, /) -> None:
         """Adds a header.
 
@@ -299,6 +302,7 @@ class Context:
             payload = _NUMBER.pack(place) + payload
             self._act("cannot add header", lib.SMFIF_ADDHDRS, lib.SMFIR_INSHEADER, payload)
 
+    @no_keywords
     def chgheader(self, name: str | bytes, idx: int, value: str | bytes | None, /) -> None:
         """Changes or deletes a header.
 
@@ -321,6 +325,7 @@ class Context:
         payload = _NUMBER.pack(place) + field + b"\0" + text + b"\0"
         self._act("cannot change header", lib.SMFIF_CHGHDRS, lib.SMFIR_CHGHEADER, payload)
 
+    @no_keywords
     def addrcpt(self, rcpt: str | bytes, params: str | bytes | None = None, /) -> None:
         """Adds a recipient.
 
@@ -341,6 +346,7 @@ class Context:
             payload += to_bytes(params, "addrcpt", 2, nullable=True) + b"\0"
             self._act(failure, lib.SMFIF_ADDRCPT_PAR, lib.SMFIR_ADDRCPT_PAR, payload)
 
+    @no_keywords
     def delrcpt(self, rcpt: str | bytes, /) -> None:
         """Removes a recipient.
 
@@ -356,6 +362,7 @@ class Context:
         payload = self._address(rcpt, "delrcpt", failure)
         self._act(failure, lib.SMFIF_DELRCPT, lib.SMFIR_DELRCPT, payload)
 
+    @no_keywords
     def chgfrom(self, sender: str | bytes, params: str | bytes | None = None, /) -> None:
         """Changes the envelope sender.
 
@@ -381,6 +388,7 @@ class Context:
             raise error(f"{failure}: the address is empty")
         return address + b"\0"
 
+    @no_keywords
     def replacebody(self, data: str | bytes | bytearray | memoryview, /) -> None:
         """Replaces the body; further calls for the same message append.
 
@@ -409,6 +417,7 @@ class Context:
                 body[start : start + REPLACE_CHUNK],
             )
 
+    @no_keywords
     def quarantine(self, reason: str | bytes, /) -> None:
         """Has the MTA hold the message. A verdict must follow all the same.
 
@@ -427,6 +436,7 @@ class Context:
             raise error(f"{failure}: the reason is empty")
         self._act(failure, lib.SMFIF_QUARANTINE, lib.SMFIR_QUARANTINE, text + b"\0")
 
+    @no_keywords
     def progress(self, /) -> None:
         """Tells the MTA that the filter is still at work, and sends what was queued.
 
@@ -441,6 +451,7 @@ class Context:
             self._out.append(_packet(lib.SMFIR_PROGRESS, b""))
             self._flush("cannot notify progress")
 
+    @no_keywords
     def setsymlist(self, stage: int, names: str | bytes, /) -> None:
         """Asks the MTA for certain macros at a stage, instead of its own choice.
 
@@ -467,6 +478,7 @@ class Context:
             raise error(f"{failure}: the lists are too long")
         self._lists[number] = text
 
+    @no_keywords
     def setpriv(self, priv: Any, /) -> Any:
         """Keeps an object with the connection.
 
@@ -481,6 +493,7 @@ class Context:
         previous, self._priv = self._priv, priv
         return previous
 
+    @no_keywords
     def getpriv(self, /) -> Any:
         """Returns the object that setpriv() kept, or None. At any time."""
         return self._priv

@@ -256,7 +256,8 @@ class Dispatcher:
                 raise error("The negotiate callback must leave actions and protocol in the list")
             view.actions = options[0] & 0xFFFFFFFFFFFFFFFF
             view.protocol = options[1] & 0xFFFFFFFFFFFFFFFF
-        return verdict if verdict in (CONTINUE, ALL_OPTS) else REJECT
+        # The engine refuses, and names, every other; REJECT stands for those beyond its int.
+        return verdict if -(2**31) <= verdict < 2**31 else REJECT
 
     @staticmethod
     def _check_status(status: Any, step: int) -> int:
@@ -335,14 +336,14 @@ class Dispatcher:
 
     def _complain_of_odd(self, step: int, verdict: int) -> None:
         """Says, once for a step, that NOREPLY or SKIP came where the MTA does not expect it."""
-        if step in self._complained or step in (_ABORT, _CLOSE):
+        if step in self._complained or step in (NEGOTIATE, _ABORT, _CLOSE):
             return
         if verdict == NOREPLY:
             what = "returned NOREPLY, which was not negotiated; CONTINUE is sent"
         elif step == _BODY and self._view.protocol & P_SKIP:
             return
         else:
-            what = "returned SKIP, which the MTA does not expect there"
+            what = "returned SKIP, which the MTA does not expect there; CONTINUE is sent"
         self._complained.add(step)
         logger.warning(
             "%s: connection %d: the %s callback %s",

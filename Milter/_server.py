@@ -33,6 +33,7 @@ IDLE_THREADS = 32
 DRAIN = 5.0
 """Seconds that open transactions get to finish when a server stops."""
 
+_IDLE_GRACE = 0.05  # seconds for idle connections to end
 _CUT_GRACE = 0.5  # seconds for the last callbacks once the connections were cut
 _BACKLOG = 4096  # the operating system cuts it to what it allows
 
@@ -127,6 +128,7 @@ class Server:
         self.exception_policy = TEMPFAIL
         self.flags = CURR_ACTS  # stored and, as with libmilter, of no effect
         self.debug = 0
+        self.drain = DRAIN  # seconds that open transactions get when it stops
         self._name: str | None = None
         self._spec: bytes | None = None
         self._options = ffi.new("mlt_socket_options *")
@@ -371,12 +373,12 @@ class Server:
 
     # Running.
 
-    def main(self, *, drain: float = DRAIN) -> None:
+    def main(self, *, drain: float | None = None) -> None:
         """Serves until stopped: by stop(), SIGTERM, SIGINT or SIGHUP.
 
         Args:
-            drain: seconds that open transactions get to finish then. A second signal or stop()
-                ends them at once.
+            drain: seconds that open transactions get to finish then; None for the attribute
+                `drain`. A second signal or stop() ends them at once.
 
         Raises:
             milter.error: `cannot run main`, and why; `milter module in use` if it runs already.
@@ -390,7 +392,7 @@ class Server:
             self._running = True
         try:
             self._open("cannot run main", False)
-            self._serve(drain)
+            self._serve(self.drain if drain is None else drain)
         finally:
             with self._lock:
                 self._running = False
@@ -421,7 +423,8 @@ class Server:
 
     def _see_off(self, bell: Bell, drain: float) -> None:
         """Closes the socket, lets open transactions finish, and cuts off the rest."""
-        deadline = time.monotonic() + drain
+        # Those between two messages need a moment to end, even where nobody waits for the others.
+        deadline = time.monotonic() + max(drain, _IDLE_GRACE)
         while lib.mlt_server_waiting(self._server):
             bell.wait(0.05)
         # At once, so that MTAs are refused instead of waiting in the backlog for nobody.

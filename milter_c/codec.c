@@ -133,8 +133,10 @@ int mlt_codec_decode(const char *shape, const char *payload, size_t len, mlt_fie
             }
             break;
         case 'a':
-            if (family == 'U')
+            if (family == 'U') {
+                advance(&in, in.left);
                 break;
+            }
             good = get_u16(&in, &fields->number[fields->numbers++]) && get_string(&in, &text);
             break;
         case 'b':
@@ -142,6 +144,11 @@ int mlt_codec_decode(const char *shape, const char *payload, size_t len, mlt_fie
             break;
         case 'l':
             good = get_lists(&in, &text);
+            break;
+        case 'z':
+            is_text = false;
+            good = in.left == 0 || in.at[in.left - 1] == '\0';
+            advance(&in, in.left);
             break;
         case '.':
             is_text = false;
@@ -187,7 +194,7 @@ size_t mlt_codec_encode(int letter, const char *shape, const mlt_fields *fields,
             put(&to, number, 4);
             continue;
         }
-        if (*shape == '.')
+        if (*shape == '.' || *shape == 'z')
             continue;
         if (texts == fields->texts)
             return 0;

@@ -603,7 +603,10 @@ mlt_reply mlt_session_verdict(mlt_session *session, int step, int verdict, mlt_s
             return is_silent(session, step) ? nothing
                                             : (mlt_reply){SMFIR_CONTINUE, {NULL, 0}, false};
         }
-        if (verdict == SMFIS_NOREPLY)
+        /* Nobody may be left waiting; and at SKIP where it is not expected Sendmail stops using the
+         * filter, so that mail would pass it by (wire spec 2.4). */
+        bool may_skip = step == MLT_STEP_BODY && (session->sent & SMFIP_SKIP) != 0;
+        if (verdict == SMFIS_NOREPLY || (verdict == SMFIS_SKIP && !may_skip))
             letter = SMFIR_CONTINUE;
     }
     if (is_refusal(verdict) && text.data != NULL)
