@@ -236,7 +236,7 @@ class Server:
 
     def register(
         self,
-        name: Any,
+        name: Any = _UNSET,
         unknown: Callback | None = _UNSET,
         data: Callback | None = _UNSET,
         negotiate: Callback | None = _UNSET,
@@ -253,6 +253,8 @@ class Server:
             TypeError: the name is no `str`, or a callback cannot be called.
             milter.error: `cannot register`.
         """
+        if name is _UNSET:
+            raise TypeError("register() missing required argument 'name' (pos 1)")
         if not isinstance(name, str):
             kind = "None" if name is None else type(name).__name__
             raise TypeError(f"register() argument 1 must be str, not {kind}")

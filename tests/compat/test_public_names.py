@@ -228,18 +228,6 @@ print(module.getversion(), module.__name__, module.error.__module__)
     assert ("", "(1, 0, 1) milter milter\n") == (done.stderr, done.stdout)
 
 
-def test_milter_beside_a_fake_package() -> None:
-    """Unit tests put a fake in `sys.modules["Milter"]`; module milter is there all the same."""
-    code = """
-import sys, types
-fake = sys.modules["Milter"] = types.ModuleType("Milter")
-import milter, Milter
-print(milter.REJECT, Milter is fake)
-"""
-    done = run_python(code)
-    assert ("", "1 True\n") == (done.stderr, done.stdout)
-
-
 def test_package_replaced_by_a_fake_later() -> None:
     """Neither module minds when `sys.modules["Milter"]` is replaced after the import."""
     code = """
