@@ -9,7 +9,7 @@ export PYTHON
 help:
 	@echo "make demo    build into a private environment, play a message through sample.py"
 	@echo "make test    set up what the tests need, and run them all"
-	@echo "             (one directory: make test TESTS=tests/unit)"
+	@echo "             (some of those in Python: make test ONLY=tests/unit)"
 	@echo "make lint    ruff, mypy and clang-format"
 	@echo "make format  let ruff and clang-format rewrite the sources"
 	@echo "make build   source distribution and wheel, in dist/"
@@ -20,7 +20,7 @@ demo:
 	@scripts/demo
 
 test:
-	@MAKE="$(MAKE)" scripts/test $(TESTS)
+	@scripts/test $(ONLY)
 
 lint:
 	@scripts/lint
