@@ -11,6 +11,7 @@ interpreter writes when a signal comes.
 
 from __future__ import annotations
 
+import math
 import select
 import signal
 import socket
@@ -26,6 +27,9 @@ class Bell:
         self._ear, self._hammer = socket.socketpair()
         self._ear.setblocking(False)
         self._hammer.setblocking(False)
+        # Not select(), which knows no descriptors beyond 1023.
+        self._poll = select.poll()
+        self._poll.register(self._ear, select.POLLIN)
 
     def ring(self) -> None:
         """Wakes the waiting thread, or the next that waits. Never blocks."""
@@ -36,9 +40,7 @@ class Bell:
 
     def wait(self, seconds: float | None) -> None:
         """Waits until the bell rings, `seconds` at most, None for ever."""
-        if seconds is not None and seconds < 0:
-            seconds = 0
-        select.select([self._ear], [], [], seconds)
+        self._poll.poll(None if seconds is None else max(0, math.ceil(seconds * 1000)))
         try:
             self._ear.recv(4096)
         except BlockingIOError:
