@@ -638,8 +638,8 @@ def arrivals() -> Iterator[Case]:
         stored=Kept(body=""),
     )
     # As long as it gets: where a filter listens Postfix cuts a header at 60,000 bytes, whatever its
-    # header_size_limit is. Folded, as no line of a message may be that long. Sendmail would not take
-    # such a header at all.
+    # header_size_limit is. Folded, as no line of a message may be that long. Sendmail would not
+    # take such a header at all.
     endless = (*HEADERS, ("X-Endless", "\n ".join(["0123456789" * 90] * 66)))
     yield Case(
         "header-of-59500-bytes",

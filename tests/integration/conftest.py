@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -72,9 +74,23 @@ class Place:
         return "\n".join(parts)
 
 
+@contextlib.contextmanager
+def _sigterm_cleans_up() -> Iterator[None]:
+    """Let SIGTERM end the session as Ctrl-C does, with everything cleaned up."""
+
+    def interrupt(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _running(kind: type[Mta]) -> Iterator[Mta]:
     """Run one mail server in a private directory; clean up whatever happens."""
-    with private_area() as directory:
+    with _sigterm_cleans_up(), private_area() as directory:
         try:
             mta = kind(directory, layout(directory))
         except Unavailable as error:

@@ -190,4 +190,7 @@ class Log:
 
     def macros(self, event: str, nth: int = 0) -> dict[str, str]:
         """Return the macros that the nth callback of that name found."""
-        return [line["macros"] for line in self.lines() if line["event"] == event][nth]
+        found: list[dict[str, str]] = [
+            line["macros"] for line in self.lines() if line["event"] == event
+        ]
+        return found[nth]

@@ -93,10 +93,6 @@ class Mta:
         """Stop the server, whatever state it is in. May be called twice."""
         raise NotImplementedError
 
-    def version(self) -> str:
-        """Return the server's version."""
-        raise NotImplementedError
-
     def stored(self, reply: str) -> Found:
         """Return the message that *reply* (the one to the content) accepted.
 
@@ -225,7 +221,7 @@ def spawn(
     umask: int = 0o022,
     cwd: Path | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own that ends, at the latest, with this one."""
+    """Start a process in a session of its own; on Linux it gets SIGTERM when this one is gone."""
 
     def prepare() -> None:
         os.umask(umask)

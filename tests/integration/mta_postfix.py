@@ -157,6 +157,7 @@ class Postfix(Mta):
         ).stdout
 
     def version(self) -> str:
+        """Return Postfix's own version number."""
         return self._tool("postconf", "-dh", "mail_version").decode().strip()
 
     # -- start and stop ----------------------------------------------------------------------------
@@ -197,14 +198,14 @@ class Postfix(Mta):
 
     def start(self) -> None:
         self._configure()
-        program = _program("postfix")
-        assert program is not None
-        # In the foreground, so that it is our child and ends with us, whatever happens.
+        self._tool("postfix", "check")  # makes the directories of the queue
+        daemons = self._tool("postconf", "-h", "daemon_directory").decode().strip()
+        # What "postfix start" would do, but for the detaching: master(8) is to be our child, so
+        # that it can be waited for. Should we be killed, it ends itself after an hour (the kernel's
+        # notice of our end gets lost where it changes its user).
         self.process = spawn(
-            [program, "-c", self.config, "start-fg"],
+            [f"{daemons}/master", "-c", self.config, "-d", "-e", "3600"],
             self.base / "log" / "start",
-            # Postfix hands only known names on; MAIL_CONFIG would override -c.
-            env={"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", "LC_ALL": "C"},
         )
 
         def up() -> bool:

@@ -93,18 +93,6 @@ class Sendmail(Mta):
         if os.geteuid() != 0 or shutil.which("unshare") is None:
             raise Unavailable("Sendmail needs a host name of its own: root, and unshare(1)")
 
-    def version(self) -> str:
-        output = subprocess.run(
-            [BINARY, "-d0.1", "-C/dev/null", "-bP"],
-            check=False,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=30,
-        ).stdout.decode("utf-8", "replace")
-        match = re.search(r"^Version (\S+)", output, re.M)
-        return match.group(1) if match else "unknown"
-
     # -- start and stop ----------------------------------------------------------------------------
 
     def _configure(self) -> None:

@@ -43,7 +43,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.parametrize("solo", PLACES, i
 
 TEMPFAIL = By(POSTFIX_TEMPFAIL, SENDMAIL_TEMPFAIL)
 
-CHANGES = [
+CHANGES: list[list[Any]] = [
     ["addheader", "X-Added", "v"],
     ["chgheader", "Subject", 1, "Changed"],
     ["replacebody", "another body\r\n"],

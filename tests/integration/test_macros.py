@@ -9,6 +9,7 @@ import pytest
 from .cases import By, pick
 from .conftest import Place
 from .filters import on_our_engine
+from .mta_postfix import Postfix
 from .smtp import EHLO, GREETING, ONE, QUIT, SENDER, TWO, Say
 from .smtp import message_steps as message
 
@@ -54,7 +55,7 @@ def connect_macros(place: Place, seen: dict[str, str]) -> dict[str, str]:
     """
     assert seen["_"].endswith("[127.0.0.1]")
     expected = {"j": "mail.example.org", "{client_addr}": "127.0.0.1", "_": seen["_"]}
-    if place.mta.name == "postfix":
+    if isinstance(place.mta, Postfix):
         assert seen["v"] == f"Postfix {place.mta.version()}"
         return {
             **expected,

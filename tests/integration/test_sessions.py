@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import socket
 import threading
@@ -222,7 +223,7 @@ def test_sessions_at_the_same_time(place: Place) -> None:
         content = render(f"{place.token}-{number}")
         transcripts[number] = play(place.address, steps, content)
 
-    run_all([lambda number=number: session(number) for number in range(count)])
+    run_all([functools.partial(session, number) for number in range(count)])
     log.wait_for_close()
     sessions: dict[int, list[str]] = defaultdict(list)
     for line in log.lines():
