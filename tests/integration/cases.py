@@ -229,7 +229,7 @@ def verdicts() -> Iterator[Case]:
 # -- every modification ----------------------------------------------------------------------------
 
 
-def eom(*actions: list[Any], verdict: str = "CONTINUE", **more: Any) -> dict[str, Any]:
+def eom(*actions: list[Any], verdict: str | None = "CONTINUE", **more: Any) -> dict[str, Any]:
     """Return a rule for the end of a message."""
     return {"on": "eom", "do": list(actions), "return": verdict, **more}
 
@@ -456,7 +456,7 @@ def modifications() -> Iterator[Case]:
         stored=Kept(quarantine=By("", "smells of fish")),
     )
     # Together, and with each verdict.
-    everything = [
+    everything: list[list[Any]] = [
         ["chgfrom", "<new@sender.example>"],
         ["delrcpt", f"<{ONE}>"],
         ["addrcpt", "<added@dest.example>"],
@@ -1031,12 +1031,12 @@ def manners() -> Iterator[Case]:
     # Exceptions, each step, each policy.
     for step in STEPS:
         text = ["451", "4.3.0", "pymilter: untrapped exception in scripted"]
-        rule = {"on": step, "raise": "on purpose"}
+        raising: dict[str, Any] = {"on": step, "raise": "on purpose"}
         if step == "envrcpt":
-            rule["args"] = {"0": f"<{ONE}>"}
+            raising["args"] = {"0": f"<{ONE}>"}
         yield Case(
             f"raise-in-{step}",
-            [rule],
+            [raising],
             replies=refusal(step, "TEMPFAIL", text),
             callbacks=FULL if step == "envrcpt" else up_to(step),
             stored=Kept(recipients=(TWO,)) if step == "envrcpt" else NOTHING,
@@ -1058,7 +1058,7 @@ def manners() -> Iterator[Case]:
         )
     yield Case(
         "return-none",
-        [eom(["addheader", "X-Added", "v"], **{"return": None})],
+        [eom(["addheader", "X-Added", "v"], verdict=None)],
         replies={"content": untrapped},
         stored=NOTHING,
     )

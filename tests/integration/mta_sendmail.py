@@ -125,6 +125,9 @@ class Sendmail(Mta):
                 filters="\n".join(filters),
             )
         )
+        # An m4 that was unpacked beside Sendmail has its library there.
+        unpacked = self.m4.startswith(str(TREE))
+        libraries = ":".join(map(str, TREE.glob("usr/lib/*-linux-*"))) if unpacked else ""
         with open(self.config, "wb") as output:
             subprocess.run(
                 [self.m4, f"-D_CF_DIR_={CF}/", f"{CF}/m4/cf.m4", source],
@@ -132,6 +135,7 @@ class Sendmail(Mta):
                 cwd=CF,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
+                env={**os.environ, "LD_LIBRARY_PATH": libraries} if libraries else None,
                 timeout=60,
             )
 
