@@ -1,8 +1,8 @@
 """Mail filters for Sendmail and Postfix: pymilter's package, on an engine of its own.
 
 Derive from `Milter.Base`, set `Milter.factory`, call `Milter.runmilter`. Only names here, no
-logic: `_base` has the classes, `_lowlevel` the functions of the `milter` module. pymilter's
-package also shows the modules that it imports, and filters reach for them.
+logic: `_base` has the classes, `_run` has runmilter, `_lowlevel` the functions of the `milter`
+module. pymilter's package also shows the modules that it imports, and filters reach for them.
 """
 
 from __future__ import print_function
@@ -15,35 +15,17 @@ from functools import wraps
 
 __version__ = "0.1.0"
 
-# The counter of uniqueID(); filters look at it. Here before _base is imported, which needs both.
+# The counter of uniqueID(); filters look at it. Here before _run is imported, which needs both.
 _seq = 0
 _seq_lock = thread.allocate_lock()
 
 # The module may be only half there, when it is what imports us; so nothing is taken from it.
 import milter as milter  # noqa: E402
 from Milter._base import (  # noqa: E402
-    MACRO_CALLBACKS,
-    OPTIONAL_CALLBACKS,
     Base,
     DisabledAction,
     Milter,
     R,
-    close_callback,
-    connect_callback,
-    decode,
-    decode_mask,
-    dictfromlist,
-    enable_protocols,
-    envcallback,
-    header_leading_space,
-    negotiate_callback,
-    nocallback,
-    noreply,
-    param2dict,
-    rejected_recipients,
-    runmilter,
-    symlist,
-    uniqueID,
 )
 from Milter._constants import (  # noqa: E402
     ACCEPT,
@@ -99,6 +81,17 @@ from Milter._constants import (  # noqa: E402
     V2_ACTS,
     VERSION,
 )
+from Milter._decorators import (  # noqa: E402
+    MACRO_CALLBACKS,
+    OPTIONAL_CALLBACKS,
+    decode,
+    enable_protocols,
+    header_leading_space,
+    nocallback,
+    noreply,
+    rejected_recipients,
+    symlist,
+)
 from Milter._errors import error  # noqa: E402
 from Milter._lowlevel import (  # noqa: E402
     getdiag,
@@ -124,6 +117,14 @@ from Milter._lowlevel import (  # noqa: E402
     setdbg,
     settimeout,
     stop,
+)
+from Milter._params import decode_mask, dictfromlist, envcallback, param2dict  # noqa: E402
+from Milter._run import (  # noqa: E402
+    close_callback,
+    connect_callback,
+    negotiate_callback,
+    runmilter,
+    uniqueID,
 )
 
 factory = Milter

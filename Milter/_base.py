@@ -1,19 +1,14 @@
-"""The class that filters derive from, its decorators, and `runmilter`.
+"""The class that filters derive from, and the one that logs.
 
 What a filter may replace at run time - `Milter.factory`, `Milter.NOREPLY`, `Milter.milter` - is
-read from the package at each use, never kept here. Source: API spec 2.
+read from the package at each use, never kept. Source: API spec 2.2 to 2.7 and 2.10.
 """
 
 from __future__ import annotations
 
-import functools
 import re
-from typing import Any, Callable, TypeVar
-from weakref import WeakKeyDictionary
+from typing import Any, Callable
 
-import Milter as package
-from Milter import _constants as constants
-from Milter import _lowlevel
 from Milter._constants import (
     ADDHDRS,
     ADDRCPT,
@@ -25,174 +20,27 @@ from Milter._constants import (
     CONTINUE,
     CURR_ACTS,
     DELRCPT,
-    M_CONNECT,
-    M_DATA,
-    M_ENVFROM,
-    M_ENVRCPT,
-    M_EOH,
-    M_EOM,
-    M_HELO,
     P_HDR_LEADSPC,
-    P_NR_CONN,
     P_RCPT_REJ,
     QUARANTINE,
     SETSYMLIST,
 )
-from Milter._context import Context
-from Milter._dispatch import METHODS, NO_BITS, NR_BITS, logger
-from Milter._server import DRAIN
-
-F = TypeVar("F", bound=Callable[..., Any])
-C = TypeVar("C", bound="type[Base]")
-
-MACROS_PER_LIST = 5
-"""Macros that one symlist may name; older MTAs take no more."""
-
-OPTIONAL_CALLBACKS: dict[str, tuple[int, int]] = {
-    method: (NR_BITS[step], NO_BITS[step]) for step, method in enumerate(METHODS) if NO_BITS[step]
-}
-"""Methods that a filter may do without: name -> (NR bit, NO bit)."""
-
-MACRO_CALLBACKS: dict[str, int] = {
-    "connect": M_CONNECT,
-    "hello": M_HELO,
-    "envfrom": M_ENVFROM,
-    "envrcpt": M_ENVRCPT,
-    "data": M_DATA,
-    "eom": M_EOM,
-    "eoh": M_EOH,
-}
-"""Methods at which the MTA can be asked for macros: name -> stage."""
+from Milter._decorators import (
+    MACRO_CALLBACKS,
+    MACROS_PER_LIST,
+    OPTIONAL_CALLBACKS,
+    computed_masks,
+    nocallback,
+    noreply,
+)
+from Milter._dispatch import logger
 
 R = re.compile(r"%+")
 """One or more percent signs in a row."""
 
-# Masks that protocol_mask() has worked out itself, which subclasses must not inherit.
-_computed_masks: WeakKeyDictionary[type, int] = WeakKeyDictionary()
-
-# The answers of _unwanted_steps().
-_unwanted: WeakKeyDictionary[type, int] = WeakKeyDictionary()
-
 
 class DisabledAction(RuntimeError):
     """An action was called that the MTA did not offer, or that was not asked for."""
-
-
-# ---------------------------------------------------------------------------------------------
-# Decorators
-
-
-def nocallback(func: F) -> F:
-    """Decorator: this callback is not needed, so that the MTA need not send the step.
-
-    The method is only called where the MTA cannot leave the step out, and then has to return
-    CONTINUE.
-
-    Raises:
-        ValueError: not one of OPTIONAL_CALLBACKS.
-    """
-    name = func.__name__
-    if name not in OPTIONAL_CALLBACKS:
-        raise ValueError(f"@nocallback applied to non-optional method: {name}")
-    func.milter_protocol = OPTIONAL_CALLBACKS[name][1]  # type: ignore[attr-defined]
-
-    @functools.wraps(func)
-    def wrapper(self: Any, *args: Any) -> int:
-        if func(self, *args) != CONTINUE:
-            raise RuntimeError(f"{name} return code must be CONTINUE with @nocallback")
-        return CONTINUE
-
-    return wrapper  # type: ignore[return-value]
-
-
-def noreply(func: F) -> F:
-    """Decorator: this callback always returns CONTINUE, so that the MTA need not wait for it.
-
-    Where the MTA agreed to that, any other result raises RuntimeError; where it did not, the
-    result is returned as it is.
-
-    Raises:
-        ValueError: not one of OPTIONAL_CALLBACKS.
-    """
-    name = func.__name__
-    if name not in OPTIONAL_CALLBACKS:
-        raise ValueError(f"@noreply applied to non-optional method: {name}")
-    bit = OPTIONAL_CALLBACKS[name][0]
-
-    @functools.wraps(func)
-    def wrapper(self: Any, *args: Any) -> Any:
-        result = func(self, *args)
-        if self._protocol & bit:
-            if result != CONTINUE:
-                raise RuntimeError(f"{name} return code must be CONTINUE with @noreply")
-            return package.NOREPLY
-        return result
-
-    wrapper.milter_protocol = bit  # type: ignore[attr-defined]
-    return wrapper  # type: ignore[return-value]
-
-
-def decode(strategy: str) -> Callable[[F], F]:
-    """Decorator: how envfrom, envrcpt or header wants bytes that are not UTF-8.
-
-    Args:
-        strategy: an error handler of `bytes.decode`, or `bytes` for no decoding at all.
-    """
-
-    def setstrategy(func: F) -> F:
-        func.error_strategy = strategy  # type: ignore[attr-defined]
-        return func
-
-    return setstrategy
-
-
-def symlist(*names: str) -> Callable[[F], F]:
-    """Decorator: the macros that this callback wants, instead of the MTA's own choice.
-
-    Args:
-        names: 5 at most.
-
-    Raises:
-        ValueError: more names, or not one of MACRO_CALLBACKS.
-    """
-
-    def setsyms(func: F) -> F:
-        name = func.__name__
-        if len(names) > MACROS_PER_LIST:
-            raise ValueError(f"@symlist limited to 5 macros by MTA: {name}")
-        if name not in MACRO_CALLBACKS:
-            raise ValueError(f"@symlist applied to non-symlist method: {name}")
-        func._symlist = names  # type: ignore[attr-defined]
-        return func
-
-    return setsyms
-
-
-def enable_protocols(klass: C, mask: int) -> C:
-    """Asks for protocol bits that are off by default, for a class and those derived from it.
-
-    Args:
-        klass: a subclass of Base.
-        mask: P_ bits.
-    """
-    klass._protocol_mask = klass.protocol_mask() & ~mask
-    klass._enabled_protocols = klass._enabled_protocols | mask
-    _computed_masks[klass] = klass._protocol_mask
-    return klass
-
-
-def rejected_recipients(klass: C) -> C:
-    """Class decorator: asks for the recipients that the MTA itself refuses (P_RCPT_REJ)."""
-    return enable_protocols(klass, P_RCPT_REJ)
-
-
-def header_leading_space(klass: C) -> C:
-    """Class decorator: asks for header values with the blanks they begin with (P_HDR_LEADSPC)."""
-    return enable_protocols(klass, P_HDR_LEADSPC)
-
-
-# ---------------------------------------------------------------------------------------------
-# Base
 
 
 class Base:
@@ -330,14 +178,14 @@ class Base:
             if "_protocol_mask" in klass.__dict__:
                 mask: int = klass.__dict__["_protocol_mask"]
                 # A parent's mask counts only where somebody has set it by hand.
-                if klass is cls or _computed_masks.get(klass) != mask:
+                if klass is cls or computed_masks.get(klass) != mask:
                     return mask
         mask = P_RCPT_REJ | P_HDR_LEADSPC
         for name, (nr_bit, no_bit) in OPTIONAL_CALLBACKS.items():
             mask |= (nr_bit | no_bit) & ~getattr(getattr(cls, name), "milter_protocol", 0)
         mask &= ~cls._enabled_protocols
         cls._protocol_mask = mask
-        _computed_masks[cls] = mask
+        computed_masks[cls] = mask
         return mask
 
     def negotiate(self, opts: list[int]) -> int:
@@ -538,196 +386,3 @@ class Milter(Base):
         """Logs the end of the connection."""
         self.log("close")
         return CONTINUE
-
-
-# ---------------------------------------------------------------------------------------------
-# Callbacks of the low-level module
-
-
-def uniqueID() -> int:
-    """Returns a number that this process has not given before, from 1. From any thread."""
-    with package._seq_lock:
-        package._seq += 1
-        return package._seq
-
-
-def _unwanted_steps(klass: type) -> int:
-    """Returns the steps that a class has no use for, as the engine's mask.
-
-    The class decides: an attribute of an object that happens to have a callback's name is never
-    taken for one.
-    """
-    cached = _unwanted.get(klass)
-    if cached is not None:
-        return cached
-    mask = 0
-    for step, name in enumerate(METHODS):
-        if NO_BITS[step] & getattr(getattr(klass, name, None), "milter_protocol", 0):
-            mask |= 1 << step
-    _unwanted[klass] = mask
-    return mask
-
-
-def _attach(ctx: Any) -> Any:
-    """Makes the filter's object for a connection."""
-    milter = package.factory()
-    milter._setctx(ctx)
-    if isinstance(ctx, Context):
-        ctx._skip_steps(_unwanted_steps(type(milter)))
-    return milter
-
-
-def negotiate_callback(ctx: Any, opts: list[int]) -> Any:
-    """The first callback of a connection: makes the object with `Milter.factory()`."""
-    return _attach(ctx).negotiate(opts)
-
-
-def connect_callback(
-    ctx: Any, hostname: str, family: int, hostaddr: Any, nr_mask: int = P_NR_CONN
-) -> Any:
-    """Calls connect, and makes the object first where negotiate_callback has not.
-
-    Args:
-        ctx: the context.
-        hostname, family, hostaddr: as for Base.connect.
-        nr_mask: of no use; pymilter has it.
-    """
-    milter = ctx.getpriv()
-    if not milter:
-        milter = _attach(ctx)
-        if isinstance(ctx, Context):
-            milter._actions, milter._protocol = ctx._negotiated()
-    return milter.connect(hostname, family, hostaddr)
-
-
-def close_callback(ctx: Any) -> Any:
-    """Calls close and detaches the object, also when close raises."""
-    milter = ctx.getpriv()
-    if not milter:
-        return CONTINUE
-    try:
-        return milter.close()
-    finally:
-        milter._setctx(None)
-
-
-# ---------------------------------------------------------------------------------------------
-# Functions
-
-
-def dictfromlist(args: Any) -> dict[str, str]:
-    """Returns the ESMTP parameters that have a value: NAME -> value.
-
-    Args:
-        args: `str` items such as `SIZE=10`; those without `=`, or beginning with it, are left out.
-    """
-    pairs = (item.partition("=") for item in args if item.find("=") > 0)
-    return {name.upper(): value for name, _, value in pairs}
-
-
-def param2dict(items: Any) -> dict[str, str | None]:
-    """Returns all ESMTP parameters: NAME -> value, None for those without `=`."""
-    result: dict[str, str | None] = {}
-    for item in items:
-        name, sign, value = item.partition("=")
-        result[name.upper()] = value if sign else None
-    return result
-
-
-def envcallback(c: Callable[..., Any], args: Any) -> Any:
-    """Calls `c` with an envelope callback's arguments, the parameters as keywords.
-
-    Args:
-        c: called with the address, the parameters without value, and NAME=value for the others.
-        args: the address and its ESMTP parameters.
-
-    Raises:
-        IndexError: no address.
-    """
-    words = [item for item in args[1:] if item.find("=") <= 0]
-    return c(args[0], *words, **dictfromlist(args[1:]))
-
-
-def decode_mask(bits: int, names: Any) -> list[str]:
-    """Returns the names of the bits that are set, and the others in one hexadecimal number.
-
-    Args:
-        bits: of actions or protocol.
-        names: of constants, such as `ADDHDRS`.
-
-    Raises:
-        AttributeError: there is no such constant.
-    """
-    found = []
-    for name in names:
-        bit = getattr(constants, name)
-        if bits & bit:
-            found.append(name)
-            bits &= ~bit
-    if bits:
-        found.append(hex(bits))
-    return found
-
-
-def runmilter(
-    name: str,
-    socketname: str,
-    timeout: int = 0,
-    rmsock: bool = True,
-    *,
-    socket_mode: int | None = None,
-    socket_owner: str | int | None = None,
-    socket_group: str | int | None = None,
-    drain: float | None = None,
-) -> None:
-    """Runs the filter of `Milter.factory` until it is stopped.
-
-    Args:
-        name: of the filter, for logs and for replies to failed callbacks.
-        socketname: where to listen, such as `unix:/run/filter.sock` or `inet:8890@localhost`.
-        timeout: seconds that a connection may be silent; 0 for the default, 7210.
-        rmsock: whether a socket file that is in the way is removed.
-        socket_mode: permission bits of a unix socket. None: as umask has it.
-        socket_owner: its owner, name or id. None: as the process.
-        socket_group: its group, name or id. None: as the process.
-        drain: seconds that open transactions get to finish when it stops. None: 5.
-
-    Raises:
-        milter.error: the socket or the settings are wrong; the text says why.
-
-    Returns after SIGTERM, SIGINT, SIGHUP or `Milter.stop()`. Source: API spec 2.9.
-    """
-    milter: Any = package.milter
-    milter.set_connect_callback(package.connect_callback)
-    milter.set_helo_callback(lambda ctx, host: ctx.getpriv().hello(host))
-    milter.set_envfrom_callback(lambda ctx, *b: ctx.getpriv().envfrom_bytes(*b))
-    milter.set_envrcpt_callback(lambda ctx, *b: ctx.getpriv().envrcpt_bytes(*b))
-    milter.set_header_callback(lambda ctx, fld, val: ctx.getpriv().header_bytes(fld, val))
-    milter.set_eoh_callback(lambda ctx: ctx.getpriv().eoh())
-    milter.set_body_callback(lambda ctx, chunk: ctx.getpriv().body(chunk))
-    milter.set_eom_callback(lambda ctx: ctx.getpriv().eom())
-    milter.set_abort_callback(lambda ctx: ctx.getpriv().abort())
-    milter.set_close_callback(package.close_callback)
-    milter.setconn(socketname)
-    if timeout > 0:
-        milter.settimeout(timeout)
-    wanted: Any = package.negotiate_callback
-    if milter.getversion() < (1, 0, 1):
-        wanted = None
-    milter.register(
-        name,
-        data=lambda ctx: ctx.getpriv().data(),
-        unknown=lambda ctx, cmd: ctx.getpriv().unknown(cmd),
-        negotiate=wanted,
-    )
-    server = _lowlevel.server
-    server.set_socket_access(socket_mode, socket_owner, socket_group)
-    server.drain = DRAIN if drain is None else drain
-    milter.opensocket(rmsock)
-    start = package._seq
-    try:
-        milter.main()
-    except milter.error:
-        if package._seq == start:
-            raise
-        raise milter.error("out of thread resources") from None

@@ -1,0 +1,151 @@
+"""`runmilter`, and the callbacks that tie the `milter` module to objects of `Milter.factory`.
+
+What a filter may replace at run time - `Milter.factory`, `Milter.milter`, the callbacks - is read
+from the package at each use, never kept. Source: API spec 2.8 and 2.9.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import Milter as package
+from Milter import _lowlevel
+from Milter._constants import CONTINUE, P_NR_CONN
+from Milter._context import Context
+from Milter._dispatch import METHODS, NO_BITS
+from Milter._server import DRAIN
+
+# The answers of _unwanted_steps().
+_unwanted: WeakKeyDictionary[type, int] = WeakKeyDictionary()
+
+
+def uniqueID() -> int:
+    """Returns a number that this process has not given before, from 1. From any thread."""
+    with package._seq_lock:
+        package._seq += 1
+        return package._seq
+
+
+def _unwanted_steps(klass: type) -> int:
+    """Returns the steps that a class has no use for, as the engine's mask.
+
+    The class decides: an attribute of an object that happens to have a callback's name is never
+    taken for one.
+    """
+    cached = _unwanted.get(klass)
+    if cached is not None:
+        return cached
+    mask = 0
+    for step, name in enumerate(METHODS):
+        if NO_BITS[step] & getattr(getattr(klass, name, None), "milter_protocol", 0):
+            mask |= 1 << step
+    _unwanted[klass] = mask
+    return mask
+
+
+def _attach(ctx: Any) -> Any:
+    """Makes the filter's object for a connection."""
+    milter = package.factory()
+    milter._setctx(ctx)
+    if isinstance(ctx, Context):
+        ctx._skip_steps(_unwanted_steps(type(milter)))
+    return milter
+
+
+def negotiate_callback(ctx: Any, opts: list[int]) -> Any:
+    """The first callback of a connection: makes the object with `Milter.factory()`."""
+    return _attach(ctx).negotiate(opts)
+
+
+def connect_callback(
+    ctx: Any, hostname: str, family: int, hostaddr: Any, nr_mask: int = P_NR_CONN
+) -> Any:
+    """Calls connect, and makes the object first where negotiate_callback has not.
+
+    Args:
+        ctx: the context.
+        hostname, family, hostaddr: as for Base.connect.
+        nr_mask: of no use; pymilter has it.
+    """
+    milter = ctx.getpriv()
+    if not milter:
+        milter = _attach(ctx)
+        if isinstance(ctx, Context):
+            milter._actions, milter._protocol = ctx._negotiated()
+    return milter.connect(hostname, family, hostaddr)
+
+
+def close_callback(ctx: Any) -> Any:
+    """Calls close and detaches the object, also when close raises."""
+    milter = ctx.getpriv()
+    if not milter:
+        return CONTINUE
+    try:
+        return milter.close()
+    finally:
+        milter._setctx(None)
+
+
+def runmilter(
+    name: str,
+    socketname: str,
+    timeout: int = 0,
+    rmsock: bool = True,
+    *,
+    socket_mode: int | None = None,
+    socket_owner: str | int | None = None,
+    socket_group: str | int | None = None,
+    drain: float | None = None,
+) -> None:
+    """Runs the filter of `Milter.factory` until it is stopped.
+
+    Args:
+        name: of the filter, for logs and for replies to failed callbacks.
+        socketname: where to listen, such as `unix:/run/filter.sock` or `inet:8890@localhost`.
+        timeout: seconds that a connection may be silent; 0 for the default, 7210.
+        rmsock: whether a socket file that is in the way is removed.
+        socket_mode: permission bits of a unix socket. None: as umask has it.
+        socket_owner: its owner, name or id. None: as the process.
+        socket_group: its group, name or id. None: as the process.
+        drain: seconds that open transactions get to finish when it stops. None: 5.
+
+    Raises:
+        milter.error: the socket or the settings are wrong; the text says why.
+
+    Returns after SIGTERM, SIGINT, SIGHUP or `Milter.stop()`. Source: API spec 2.9.
+    """
+    milter: Any = package.milter
+    milter.set_connect_callback(package.connect_callback)
+    milter.set_helo_callback(lambda ctx, host: ctx.getpriv().hello(host))
+    milter.set_envfrom_callback(lambda ctx, *b: ctx.getpriv().envfrom_bytes(*b))
+    milter.set_envrcpt_callback(lambda ctx, *b: ctx.getpriv().envrcpt_bytes(*b))
+    milter.set_header_callback(lambda ctx, fld, val: ctx.getpriv().header_bytes(fld, val))
+    milter.set_eoh_callback(lambda ctx: ctx.getpriv().eoh())
+    milter.set_body_callback(lambda ctx, chunk: ctx.getpriv().body(chunk))
+    milter.set_eom_callback(lambda ctx: ctx.getpriv().eom())
+    milter.set_abort_callback(lambda ctx: ctx.getpriv().abort())
+    milter.set_close_callback(package.close_callback)
+    milter.setconn(socketname)
+    if timeout > 0:
+        milter.settimeout(timeout)
+    wanted: Any = package.negotiate_callback
+    if milter.getversion() < (1, 0, 1):
+        wanted = None
+    milter.register(
+        name,
+        data=lambda ctx: ctx.getpriv().data(),
+        unknown=lambda ctx, cmd: ctx.getpriv().unknown(cmd),
+        negotiate=wanted,
+    )
+    server = _lowlevel.server
+    server.set_socket_access(socket_mode, socket_owner, socket_group)
+    server.drain = DRAIN if drain is None else drain
+    milter.opensocket(rmsock)
+    start = package._seq
+    try:
+        milter.main()
+    except milter.error:
+        if package._seq == start:
+            raise
+        raise milter.error("out of thread resources") from None
