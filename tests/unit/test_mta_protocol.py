@@ -108,6 +108,12 @@ COMMANDS: list[tuple[str, Callable[[], mta.Protocol], Play, str]] = [
         "00 00 00 0A 43 68 00 36 00 19 3A 3A 31 00",
     ),
     (
+        "connect, highest port",
+        agreed,
+        lambda p: p.connect("", "1.2.3.4", 65535),
+        "00 00 00 0D 43 00 34 FF FF 31 2E 32 2E 33 2E 34 00",
+    ),
+    (
         "connect, unix",
         agreed,
         lambda p: p.connect("h", "/s"),
