@@ -208,7 +208,7 @@ class _Script:
         self.on_step = on_step
         self.steps: list[Step] = []
         self.refused: list[Step] = []
-        self.accepted = 0
+        self.kept = list(message.recipients)
         self.modifications: tuple[Modification, ...] = ()
         self.values: dict[str, Text] = {
             "j": HOSTNAME,
@@ -234,16 +234,22 @@ class _Script:
 
     # -- steps -----------------------------------------------------------------------------------
 
-    def step(self, outgoing: Outgoing, argument: str = "") -> Generator[Outgoing, Answer, Step]:
+    def note(self, outgoing: Outgoing, argument: str = "") -> Generator[Outgoing, Answer, Step]:
         """Plays one step and notes it down."""
         answer = yield outgoing
         step = Step(outgoing.step, argument, answer)
         self.steps.append(step)
+        self.modifications += answer.modifications
         if self.on_step is not None:
             self.on_step(step)
-        if answer.verdict.code == 421:
+        return step
+
+    def step(self, outgoing: Outgoing, argument: str = "") -> Generator[Outgoing, Answer, Step]:
+        """Plays a step whose verdict matters."""
+        step = yield from self.note(outgoing, argument)
+        if step.verdict.code == 421:
             # The MTA closes the SMTP session whatever the step was (wire spec 4.5).
-            raise _Decided(answer.verdict, session=True)
+            raise _Decided(step.verdict, session=True)
         return step
 
     def content(self, outgoing: Outgoing, argument: str = "") -> Generator[Outgoing, Answer, Step]:
@@ -255,7 +261,7 @@ class _Script:
 
     def run(self, helo: Optional[str], rejected: Sequence[RejectedRecipient]) -> Script:
         """Plays everything and says what came out."""
-        self.check()
+        self.check(helo, rejected)
         try:
             yield from self.session(helo)
             yield from self.envelope(rejected)
@@ -265,23 +271,24 @@ class _Script:
             decided = end
         if self.protocol.in_message:
             # The filter still has it open: a verdict about recipients, or DISCARD at one.
-            answer = yield self.protocol.abort()
-            step = Step("abort", "", answer)
-            self.steps.append(step)
-            if self.on_step is not None:
-                self.on_step(step)
+            yield from self.note(self.protocol.abort())
         return self.result(decided)
 
-    def check(self) -> None:
+    def check(self, helo: Optional[str], rejected: Sequence[RejectedRecipient]) -> None:
         """Finds what cannot be sent before anything is sent."""
-        if not self.message.recipients:
+        message, client = self.message, self.client
+        if not message.recipients:
             raise ValueError("a message without recipients: no MTA has anything to send")
-        texts: list[Text] = [self.message.sender, *self.message.sender_params]
-        for recipient in self.message.recipients:
+        texts: list[Text] = [message.sender, *message.sender_params]
+        for recipient in message.recipients:
             texts += [recipient.address, *recipient.params]
-        for header in self.message.headers:
+        for header in message.headers:
+            if not header.key:
+                raise ValueError("a header without a name")
             texts += header
-        texts += [*self.given, *self.given.values(), self.client.name, self.client.address or ""]
+        for refused in rejected:
+            texts += refused
+        texts += [*self.given, *self.given.values(), client.name, client.address or "", helo or ""]
         for text in texts:
             to_wire(text)
 
@@ -321,7 +328,7 @@ class _Script:
             self.protocol.mail(sender, *message.sender_params, macros=macros),
             shown(" ".join([sender, *message.sender_params])),
         )
-        for recipient in message.recipients:
+        for number, recipient in enumerate(message.recipients):
             address = bracketed(recipient.address)
             macros = self.macros(
                 lib.SMFIM_ENVRCPT,
@@ -329,16 +336,18 @@ class _Script:
                 rcpt_host=_domain(address),
                 rcpt_mailer="smtp",
             )
-            step = yield from self.step(
-                self.protocol.rcpt(address, *recipient.params, macros=macros),
-                shown(" ".join([address, *recipient.params])),
-            )
-            if step.verdict.kind in (Kind.ACCEPT, Kind.DISCARD):
-                raise _Decided(step.verdict)
-            if step.verdict.final:
+            outgoing = self.protocol.rcpt(address, *recipient.params, macros=macros)
+            about = shown(" ".join([address, *recipient.params]))
+            step = yield from self.note(outgoing, about)
+            verdict = step.verdict
+            if verdict.kind in (Kind.REJECT, Kind.TEMPFAIL):
+                del self.kept[number - len(self.refused)]
                 self.refused.append(step)
+                if verdict.code == 421:
+                    raise _Decided(verdict, session=True)
+            elif verdict.final:
+                raise _Decided(verdict)
             else:
-                self.accepted += 1
                 # Postfix makes the queue file, whose name it is, for the first good recipient.
                 self.values["i"] = self.queue_id
         for refused in rejected:
@@ -353,12 +362,12 @@ class _Script:
             )
             self.values = before
             outgoing = self.protocol.rcpt(address, macros=macros, rejected=True)
-            step = yield from self.step(outgoing, shown(address))
+            step = yield from self.note(outgoing, shown(address))
             # The MTA has refused it already, whatever the filter thinks. Only that to an ACCEPT
             # the filter takes no more of this message.
             if not self.protocol.in_message:
                 raise _Decided(step.verdict)
-        if not self.accepted:
+        if not self.kept:
             raise _Decided(self.refused[-1].verdict)
 
     def contents(self) -> Generator[Outgoing, Answer, Verdict]:
@@ -379,25 +388,18 @@ class _Script:
             if step.verdict.kind in (Kind.SKIP, Kind.NOT_SENT):
                 break
         step = yield from self.step(protocol.eom(self.macros(lib.SMFIM_EOM)))
-        self.modifications = step.answer.modifications
         return step.verdict
 
     # -- the end ---------------------------------------------------------------------------------
 
     def result(self, decided: _Decided) -> Result:
         """What came out."""
-        refused = {id(step) for step in self.refused}
-        rcpt_steps = [step for step in self.steps if step.name == "rcpt"]
         message = Message(
             list(self.message.headers),
             self.message.body,
             self.message.sender,
             list(self.message.sender_params),
-            [
-                recipient
-                for index, recipient in enumerate(self.message.recipients)
-                if index >= len(rcpt_steps) or id(rcpt_steps[index]) not in refused
-            ],
+            self.kept,
         )
         assert self.protocol.options is not None
         outcome = _OUTCOMES.get(decided.verdict.kind, Outcome.ACCEPTED)

@@ -303,11 +303,16 @@ def test_all_recipients_refused(letter: str) -> None:
 
 def test_some_recipients_refused() -> None:
     """A refused recipient is not among those of the message; the same address twice is two."""
-    sent = message("c@d", "e@f", "c@d")
-    result, _, _ = drive(sent, {"rcpt": [packet("r"), C, packet("c")]})
-    assert ["e@f", "c@d"] == [to.address for to in result.message.recipients]
-    assert mta.Outcome.ACCEPTED is result.outcome
-    assert ["<c@d>"] == [step.argument for step in result.refused]
+    sent = message("c@d", "e@f", "c@d", "g@h")
+    for replies, kept, refused in (
+        ([packet("r"), C, C, C], ["e@f", "c@d", "g@h"], ["<c@d>"]),
+        ([C, C, packet("t"), C], ["c@d", "e@f", "g@h"], ["<c@d>"]),
+        ([C, packet("t"), packet("r"), packet("r")], ["c@d"], ["<e@f>", "<c@d>", "<g@h>"]),
+    ):
+        result, _, _ = drive(sent, {"rcpt": replies})
+        assert kept == [to.address for to in result.message.recipients]
+        assert mta.Outcome.ACCEPTED is result.outcome
+        assert refused == [step.argument for step in result.refused]
 
 
 @pytest.mark.parametrize(
@@ -326,6 +331,17 @@ def test_421(step: str, letters: int, abort: bool) -> None:
         result.reply,
         result.session_over,
     )
+
+
+def test_421_at_a_recipient_and_at_the_end() -> None:
+    """A recipient refused with 421 is not among the message's, changes before a 421 are kept."""
+    text = packet("y", b"421 4.7.0 Go away\0")
+    result, _, _ = drive(message("c@d", "e@f", "g@h"), {"rcpt": [C, text]})
+    assert ["c@d", "g@h"] == [to.address for to in result.message.recipients]
+    assert ["<e@f>"] == [step.argument for step in result.refused]
+    result, _, _ = drive(message(), {"eom": packet("h", b"X\0v\0") + text})
+    assert (mta.AddHeader("X", "v"),) == result.modifications
+    assert result.session_over
 
 
 def test_reply_with_several_lines() -> None:
@@ -465,6 +481,16 @@ def test_recipients_that_the_mta_rejects() -> None:
         assert [*FULL[:8], "DR", "R", *FULL[8:]] == letters
         assert mta.Outcome.ACCEPTED is result.outcome
         assert () == result.refused
+    # To the filter ACCEPT is about the message, which it takes no more of.
+    result, letters, _ = drive(
+        message(), {"rcpt": [C, packet("a")]}, agreed(protocol=0x800), rejected=rejected
+    )
+    assert [*FULL[:8], "DR", "R"] == letters
+    assert mta.Outcome.ACCEPTED is result.outcome
+    # Not even 421 counts.
+    text = packet("y", b"421 4.7.0 Go away\0")
+    result, _, _ = drive(message(), {"rcpt": [C, text]}, agreed(protocol=0x800), rejected=rejected)
+    assert (mta.Outcome.ACCEPTED, False) == (result.outcome, result.session_over)
 
 
 # -- what cannot be sent -------------------------------------------------------------------------
@@ -478,6 +504,38 @@ def test_no_recipients() -> None:
     with script.session() as session, pytest.raises(ValueError, match="without recipients"):
         session.send(sent)
     script.done()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"helo": "\0"},
+        {"macros": {"i": "\0"}},
+        {"macros": {"\0": ""}},
+        {"client": mta.SmtpClient("\0")},
+        {"client": mta.SmtpClient("h", "/\0")},
+        {"rejected": [mta.RejectedRecipient("\0")]},
+        {"rejected": [mta.RejectedRecipient("x@y", "\0")]},
+        {"rejected": [mta.RejectedRecipient("x@y", "5.1.1", "\0")]},
+    ],
+)
+def test_nul_beside_the_message(given: dict[str, Any]) -> None:
+    """A NUL in what goes with the message is refused before anything is sent as well."""
+    script = Script((OFFER, ALL), (packet("Q"), b""))
+    with script.session() as session, pytest.raises(ValueError, match="NUL"):
+        session.send(message(), **given)
+    script.done()
+
+
+def test_header_without_a_name() -> None:
+    """A header whose name is empty or blank is refused before anything is sent."""
+    for name in (b"", b" \t"):
+        script = Script((OFFER, ALL), (packet("Q"), b""))
+        sent = message()
+        sent.headers.append(mta.Header(name, b" x"))
+        with script.session() as session, pytest.raises(ValueError, match="without a name"):
+            session.send(sent)
+        script.done()
 
 
 @pytest.mark.parametrize(
