@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -280,6 +282,37 @@ def test_sender() -> None:
 def test_shown(change: mta.Modification, text: str) -> None:
     """A change is one line for a terminal, nothing in which the terminal could obey."""
     assert text == str(change)
+
+
+CHANGES: list[mta.Modification] = [
+    mta.AddHeader("X", "v"),
+    mta.InsertHeader(0, "X", "v"),
+    mta.ChangeHeader(1, "X", "v"),
+    mta.DeleteHeader(1, "X"),
+    mta.ReplaceBody(b"x"),
+    mta.AddRecipient("<r@e>"),
+    mta.DeleteRecipient("<r@e>"),
+    mta.ChangeSender("<n@e>"),
+    mta.Quarantine("why"),
+]
+
+
+def test_changes_are_values() -> None:
+    """Changes are compared and hashed by what they say, and stay as they are."""
+    assert len(CHANGES) == len({*CHANGES, *(copy.copy(change) for change in CHANGES)})
+    for change in CHANGES:
+        for field in dataclasses.fields(change):
+            with pytest.raises(dataclasses.FrozenInstanceError):
+                setattr(change, field.name, None)
+
+
+def test_odd_addresses() -> None:
+    """Only brackets on both sides are taken off; without a domain, case matters."""
+    sent = simple(recipients=("<c@d", "Local"))
+    assert sent.recipients == sent.apply([mta.DeleteRecipient("c@d")]).recipients
+    assert sent.recipients == sent.apply([mta.DeleteRecipient("local")]).recipients
+    assert sent.recipients == sent.apply([mta.DeleteRecipient("@Local")]).recipients
+    assert 1 == len(sent.apply([mta.DeleteRecipient("<Local>")]).recipients)
 
 
 @given(st.text())
