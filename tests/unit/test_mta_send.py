@@ -5,6 +5,7 @@ Bytes by hand from the wire spec; Postfix's macros and replies are those of its 
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, Union
 
@@ -371,6 +372,24 @@ def test_leading_space() -> None:
     replies = {"eom": packet("h", b"X\0v\0") + packet("h", b"Y\0 w\0") + C}
     result, _, _ = drive(message(), replies, agreed(protocol=0x100000))
     assert [(b"X", b"v"), (b"Y", b" w")] == result.message.headers[-2:]
+
+
+def test_results_are_values() -> None:
+    """What comes back stays as it is: result, steps, verdicts, options, progress, timeouts."""
+    result, _, conversation = drive(message(), {})
+    for value in (
+        result,
+        result.steps[0],
+        result.verdict,
+        conversation.options,
+        mta.LOCALHOST,
+        mta.Timeouts(),
+    ):
+        assert value is not None
+        for field in dataclasses.fields(value):
+            with pytest.raises(dataclasses.FrozenInstanceError):
+                setattr(value, field.name, None)
+    assert 1 == len({mta.Progress(), mta.Progress()})
 
 
 # -- macros --------------------------------------------------------------------------------------
