@@ -180,6 +180,13 @@ class Log:
         """Return the names of the callbacks, in order."""
         return [line["event"] for line in self.lines()]
 
+    def names_by_connection(self) -> list[list[str]]:
+        """Return the names of the callbacks of each connection, in the order of their first."""
+        names: dict[int, list[str]] = {}
+        for line in self.lines():
+            names.setdefault(line["connection"], []).append(line["event"])
+        return list(names.values())
+
     def calls(self, *events: str) -> list[tuple[Any, ...]]:
         """Return (name, argument...) of the callbacks named, of all without names."""
         return [

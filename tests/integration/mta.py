@@ -278,6 +278,22 @@ def answers(address: tuple[str, int] | str) -> bool:
     return True
 
 
+def greets(address: tuple[str, int]) -> bool:
+    """Tell whether a mail server greets its clients there.
+
+    By the time it does it has tried to reach its filters, so none of them, started later, will see
+    this connection.
+    """
+    try:
+        with socket.create_connection(address, 30) as probe, probe.makefile("rb") as replies:
+            greeting = replies.readline()
+            probe.sendall(b"QUIT\r\n")
+            replies.read()
+    except OSError:
+        return False
+    return greeting[:3].isdigit()
+
+
 def tail(path: Path, lines: int = 40) -> str:
     """Return the last lines of a file, "" if there is none."""
     try:

@@ -21,8 +21,8 @@ from .mta import (
     Mta,
     Stored,
     Unavailable,
-    answers,
     end,
+    greets,
     spawn,
     split_message,
     tail,
@@ -212,7 +212,7 @@ class Postfix(Mta):
             assert self.process is not None
             if self.process.poll() is not None:
                 raise AssertionError(f"Postfix did not start:\n{self.diagnosis()}")
-            return all(answers(endpoint.address) for endpoint in self.endpoints.values())
+            return all(greets(endpoint.address) for endpoint in self.endpoints.values())
 
         wait_until(up, "Postfix answers on all its ports", pause=0.05)
 

@@ -21,8 +21,8 @@ from .mta import (
     Mta,
     Stored,
     Unavailable,
-    answers,
     end,
+    greets,
     spawn,
     tail,
     wait_until,
@@ -166,7 +166,7 @@ class Sendmail(Mta):
             assert self.process is not None
             if self.process.poll() is not None:
                 raise AssertionError(f"Sendmail did not start:\n{self.diagnosis()}")
-            return all(answers(endpoint.address) for endpoint in self.endpoints.values())
+            return all(greets(endpoint.address) for endpoint in self.endpoints.values())
 
         wait_until(up, "Sendmail answers on all its ports", pause=0.05)
 

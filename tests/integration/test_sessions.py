@@ -6,7 +6,6 @@ import functools
 import ipaddress
 import socket
 import threading
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -163,7 +162,8 @@ def test_xclient(place: Place, attributes: str, expected: tuple[Any, ...]) -> No
     connects = log.calls("connect")
     assert len(connects) == 2
     assert ("connect", *expected) == connects[1]
-    assert ["negotiate", "connect", "hello", "close", *FULL] == log.names()
+    # The new connection may begin before the filter has seen the end of the old one.
+    assert [["negotiate", "connect", "hello", "close"], list(FULL)] == log.names_by_connection()
     check_stored(place, Kept(), transcript)
 
 
@@ -225,11 +225,8 @@ def test_sessions_at_the_same_time(place: Place) -> None:
 
     run_all([functools.partial(session, number) for number in range(count)])
     log.wait_for_close()
-    sessions: dict[int, list[str]] = defaultdict(list)
-    for line in log.lines():
-        sessions[line["connection"]].append(line["event"])
     one = (*OPENING, *FULL[3:-1] * 3, "close")
-    assert [list(one)] * count == list(sessions.values())
+    assert [list(one)] * count == log.names_by_connection()
     token = place.token
     for number, transcript in transcripts.items():
         place.token = f"{token}-{number}"
