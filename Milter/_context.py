@@ -14,6 +14,7 @@ from typing import Any
 from Milter._engine import ffi, lib
 from Milter._errors import error, no_keywords
 from Milter._reply import reply_text
+from Milter._tables import rows
 
 REPLACE_CHUNK = 65535
 """Bytes of one replacement-body packet at most; MTAs expect no more (wire spec 1.2)."""
@@ -510,15 +511,5 @@ def _first(macros: dict[bytes, bytes], one: bytes, other: bytes) -> bytes | None
     return None
 
 
-def _stages() -> list[int]:
-    """Returns the macro stages in order of time, from protocol.def."""
-    stages = []
-    row = 0
-    while lib.mlt_stages[row].symbol:
-        stages.append(int(lib.mlt_stages[row].value))
-        row += 1
-    return stages
-
-
-_STAGES_LATEST_FIRST = tuple(reversed(_stages()))
+_STAGES_LATEST_FIRST = tuple(int(row.value) for row in reversed(tuple(rows(lib.mlt_stages))))
 _OPTIONS = 12  # bytes of the three words in front of the macro lists

@@ -28,6 +28,7 @@ from Milter._context import Context, to_text
 from Milter._engine import ffi, lib
 from Milter._errors import error
 from Milter._reply import reply_text
+from Milter._tables import rows
 
 if TYPE_CHECKING:
     from Milter._server import Server
@@ -48,29 +49,23 @@ _ABORT = lib.MLT_STEP_ABORT
 _CLOSE = lib.MLT_STEP_CLOSE
 
 
-def _step_rows() -> list[Any]:
-    """Returns the engine's table of steps."""
-    rows: list[Any] = []
-    while lib.mlt_steps[len(rows)].symbol:
-        rows.append(lib.mlt_steps[len(rows)])
-    return rows
+_STEPS = tuple(rows(lib.mlt_steps))
 
-
-CALLBACKS: tuple[str, ...] = tuple(ffi.string(row.callback).decode() for row in _step_rows())
+CALLBACKS: tuple[str, ...] = tuple(ffi.string(row.callback).decode() for row in _STEPS)
 """Names of the callbacks, by step."""
 
-METHODS: tuple[str, ...] = tuple(ffi.string(row.method).decode() for row in _step_rows())
+METHODS: tuple[str, ...] = tuple(ffi.string(row.method).decode() for row in _STEPS)
 """Names of the methods of Milter.Base, by step."""
 
-NO_BITS: tuple[int, ...] = tuple(int(row.no_bit) for row in _step_rows())
+NO_BITS: tuple[int, ...] = tuple(int(row.no_bit) for row in _STEPS)
 """Protocol bit that switches a step off, by step."""
 
-NR_BITS: tuple[int, ...] = tuple(int(row.nr_bit) for row in _step_rows())
+NR_BITS: tuple[int, ...] = tuple(int(row.nr_bit) for row in _STEPS)
 """Protocol bit that switches the answer to a step off, by step."""
 
 _ALL_NR_BITS = int(lib.mlt_protocol_nr_bits())
 
-_STATES: tuple[int, ...] = tuple(int(row.state) for row in _step_rows())
+_STATES: tuple[int, ...] = tuple(int(row.state) for row in _STEPS)
 
 
 # What a callback gets besides the context, by step. The bytes are copied here, once.

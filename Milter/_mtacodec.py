@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, NoReturn, Optional
 
@@ -29,6 +29,7 @@ from Milter._message import (
     ReplaceBody,
     from_wire,
 )
+from Milter._tables import rows
 
 # -- errors --------------------------------------------------------------------------------------
 
@@ -99,14 +100,6 @@ class Reply(NamedTuple):
     action: int
 
 
-def _rows(table: Any) -> Iterator[Any]:
-    """The rows of one of the engine's tables, which a NULL symbol ends."""
-    index = 0
-    while table[index].symbol != ffi.NULL:
-        yield table[index]
-        index += 1
-
-
 def _name(row: Any) -> str:
     """The name of a row without its family: MAIL for SMFIC_MAIL."""
     symbol: bytes = ffi.string(row.symbol)
@@ -114,9 +107,9 @@ def _name(row: Any) -> str:
 
 
 def _commands() -> dict[int, Command]:
-    steps = {step.letter: step for step in _rows(lib.mlt_steps)}
+    steps = {step.letter: step for step in rows(lib.mlt_steps)}
     commands = {}
-    for row in _rows(lib.mlt_commands):
+    for row in rows(lib.mlt_commands):
         step = steps.get(row.letter)
         commands[row.letter] = Command(
             row.letter,
@@ -135,17 +128,17 @@ def _commands() -> dict[int, Command]:
 COMMANDS: Final = _commands()
 REPLIES: Final = {
     row.letter: Reply(row.letter, _name(row), ffi.string(row.shape), row.kind, row.action)
-    for row in _rows(lib.mlt_replies)
+    for row in rows(lib.mlt_replies)
 }
-STAGES: Final[dict[int, int]] = {row.letter: row.value for row in _rows(lib.mlt_stages)}
+STAGES: Final[dict[int, int]] = {row.letter: row.value for row in rows(lib.mlt_stages)}
 HEAD: Final = 5  # bytes of a packet before its data
 
-DEFAULT_ACTIONS: Final[int] = sum(row.value for row in _rows(lib.mlt_action_bits))
+DEFAULT_ACTIONS: Final[int] = sum(row.value for row in rows(lib.mlt_action_bits))
 """Every action there is: what Postfix and Sendmail offer."""
 
 DEFAULT_PROTOCOL: Final[int] = sum(
     row.value
-    for row in _rows(lib.mlt_protocol_bits)
+    for row in rows(lib.mlt_protocol_bits)
     if row.value not in (lib.SMFIP_MDS_256K, lib.SMFIP_MDS_1M)
 )
 """Every protocol option but the larger packets: what Postfix and Sendmail offer."""
@@ -153,12 +146,12 @@ DEFAULT_PROTOCOL: Final[int] = sum(
 
 def action_names(actions: int) -> list[str]:
     """Returns the names of the action bits: ``ADDHDRS`` and so on."""
-    return [_name(row) for row in _rows(lib.mlt_action_bits) if row.value & actions]
+    return [_name(row) for row in rows(lib.mlt_action_bits) if row.value & actions]
 
 
 def protocol_names(protocol: int) -> list[str]:
     """Returns the names of the protocol bits: ``NOCONNECT`` and so on."""
-    return [_name(row) for row in _rows(lib.mlt_protocol_bits) if row.value & protocol]
+    return [_name(row) for row in rows(lib.mlt_protocol_bits) if row.value & protocol]
 
 
 # -- the codec -----------------------------------------------------------------------------------
