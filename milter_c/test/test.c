@@ -144,27 +144,6 @@ test_bytes hex(const char *digits)
     return out;
 }
 
-const char *guarded(const void *data, size_t len)
-{
-    enum { SLOTS = 8, SLOT = 2 * 1024 * 1024 };
-    static char *slots[SLOTS];
-    static size_t next;
-    require_true(__FILE__, __LINE__, "room before the guard page", len <= SLOT);
-    char **slot = &slots[next++ % SLOTS];
-    if (*slot == NULL) {
-        size_t page = (size_t)sysconf(_SC_PAGESIZE);
-        void *memory =
-            mmap(NULL, SLOT + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        require_true(__FILE__, __LINE__, "mmap", memory != MAP_FAILED);
-        *slot = memory;
-        require_true(__FILE__, __LINE__, "mprotect", mprotect(*slot + SLOT, page, PROT_NONE) == 0);
-    }
-    char *copy = *slot + SLOT - len;
-    if (len > 0)
-        memcpy(copy, data, len);
-    return copy;
-}
-
 /* ------------------------------------------------------------------------------------------ */
 /* Hooks */
 
@@ -183,6 +162,9 @@ int __real_getsockname(int fd, struct sockaddr *address, socklen_t *len);
 int __wrap_getsockname(int fd, struct sockaddr *address, socklen_t *len);
 int __real_accept4(int fd, struct sockaddr *address, socklen_t *len, int flags);
 int __wrap_accept4(int fd, struct sockaddr *address, socklen_t *len, int flags);
+
+int64_t __real_mlt_socket_now(void);
+int64_t __wrap_mlt_socket_now(void);
 
 static bool allocation_fails(void)
 {
@@ -207,6 +189,12 @@ ssize_t __wrap_recv(int fd, void *data, size_t len, int flags)
     if (atomic_load(&hooks.interrupt_receive) > 0) {
         atomic_fetch_sub(&hooks.interrupt_receive, 1);
         errno = EINTR;
+        return -1;
+    }
+    atomic_fetch_add(&hooks.clock_ahead, atomic_load(&hooks.clock_per_receive));
+    if (atomic_load(&hooks.stutter) && (flags & MSG_DONTWAIT) != 0 &&
+        atomic_load(&hooks.receive_calls) % 2 == 0) {
+        errno = EAGAIN;
         return -1;
     }
     long limit = atomic_load(&hooks.receive_limit);
@@ -262,6 +250,11 @@ int __wrap_accept4(int fd, struct sockaddr *address, socklen_t *len, int flags)
         return -1;
     }
     return __real_accept4(fd, address, len, flags);
+}
+
+int64_t __wrap_mlt_socket_now(void)
+{
+    return __real_mlt_socket_now() + atomic_load(&hooks.clock_ahead);
 }
 
 /* ------------------------------------------------------------------------------------------ */

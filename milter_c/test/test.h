@@ -13,6 +13,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "guard.h"
+
 /* ------------------------------------------------------------------------------------------ */
 /* Cases and checks */
 
@@ -77,9 +79,6 @@ test_bytes hex(const char *digits);
         CHECK_BYTES(wanted.data, wanted.len, actual, actual_len); \
     } while (0)
 
-/* A copy that ends right before a page that cannot be read. Good until the eighth call after it. */
-const char *guarded(const void *data, size_t len);
-
 /* ------------------------------------------------------------------------------------------ */
 /* Hooks: the linker puts these between the engine and libc (--wrap, see the Makefile). All are
  * off to begin with; -1 means off. */
@@ -91,12 +90,15 @@ typedef struct test_hooks {
     atomic_long received;          /* bytes that they brought */
     atomic_long receive_limit;     /* bytes that one of them brings at most */
     atomic_long interrupt_receive; /* so many of the next ones fail with EINTR */
+    atomic_long stutter;           /* true: every other recv that must not wait finds nothing */
     atomic_long send_calls;        /* calls of sendmsg */
     atomic_long send_limit;        /* bytes that one of them takes at most */
     atomic_long interrupt_send;    /* so many of the next ones fail with EINTR */
     atomic_long prepare_pause;     /* ms that the next getsockname takes longer */
     atomic_long accept_error;      /* errno that each accept fails with */
     atomic_long accept_calls;
+    atomic_long clock_ahead;       /* ms that mlt_socket_now() is ahead */
+    atomic_long clock_per_receive; /* ms that each recv puts it forward */
 } test_hooks;
 
 extern test_hooks hooks;

@@ -245,6 +245,7 @@ TEST(codec_events)
         {MLT_STEP_HELO, "", MLT_ERR_PEER, NO_SPAN},
         {MLT_STEP_HELO, "68 65 6C 6F", MLT_ERR_PEER, NO_SPAN},
         {MLT_STEP_HELO, "61 00 62 00", MLT_OK, SPAN("a")},
+        {MLT_STEP_HELO, "61 00 62", MLT_ERR_PEER, NO_SPAN},
         {MLT_STEP_HELO, "00", MLT_OK, SPAN("")},
         {MLT_STEP_MAIL, "", MLT_ERR_PEER, NO_SPAN},
         {MLT_STEP_MAIL, "3C 61 3E", MLT_ERR_PEER, NO_SPAN},
@@ -265,6 +266,7 @@ TEST(codec_events)
         {MLT_STEP_HEADER, "41 00 00", MLT_OK, SPAN("A\0")},
         {MLT_STEP_HEADER, "41 00 62 00", MLT_OK, SPAN("A\0b")},
         {MLT_STEP_HEADER, "41 00 62 00 63 00", MLT_OK, SPAN("A\0b")},
+        {MLT_STEP_HEADER, "41 00 62 00 63", MLT_ERR_PEER, NO_SPAN},
         {MLT_STEP_HEADER, "41 00 FF 0A 09 80 00", MLT_OK, SPAN("A\0\xFF\n\t\x80")},
         {MLT_STEP_EOH, "", MLT_OK, NO_SPAN},
         {MLT_STEP_EOH, "7A 7A", MLT_OK, NO_SPAN},
@@ -325,8 +327,14 @@ TEST(codec_connect)
          SPAN("h\0"
               "4"
               "\0\0"
-              "192.0.2.1\0zz"),
+              "192.0.2.1\0zz\0"),
          '4', 0, "h", "192.0.2.1"},
+        {"IPv4, more behind without NUL",
+         SPAN("h\0"
+              "4"
+              "\0\0"
+              "192.0.2.1\0zz"),
+         0, 0, NULL, NULL},
         {"IPv6",
          SPAN("h\0"
               "6"

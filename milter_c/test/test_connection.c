@@ -564,23 +564,32 @@ TEST(connection_slow_packet)
     close_line(&it);
 }
 
-/* And packets that each come in time may be as slow together as they like. */
+/* A packet's time is its own: packets that each come in time may be as slow together as they like.
+ * The clock goes by the reads here, each of a byte or of nothing. */
 TEST(connection_slow_packets)
 {
-    line it = open_line(&any_filter);
-    test_bytes packets =
-        hex("00000001 41 00000001 41 00000001 41 00000001 41 00000001 41 00000001 41 "
-            "00000001 51");
-    drip slow = {it.mta, packets.data, packets.len, 30, 0};
-    pthread_t thread;
-    /* Generous: 150 ms go by in each packet, a second in all of them. */
-    mlt_server_settings(it.server)->packet_timeout = 10000;
-    put(&it, "O C");
-    REQUIRE(pthread_create(&thread, NULL, write_slowly, &slow) == 0);
-    CHECK_TEXT("connect close", story(&it, 0));
-    CHECK_INT(MLT_OK, it.view->status);
-    pthread_join(thread, NULL);
-    close_line(&it);
+    static const struct {
+        const char *script;
+        int status;
+    } rows[] = {
+        {"A A A A A A A A A A Q", MLT_OK},
+        {"[4E 7A 7A 7A 7A 7A 7A 7A 7A 7A 7A 7A 7A 7A 7A 7A 7A 7A 7A] Q", MLT_ERR_TIMEOUT},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        line it = open_line(&any_filter);
+        mlt_server_settings(it.server)->packet_timeout = 3000;
+        atomic_store(&hooks.receive_limit, 1);
+        atomic_store(&hooks.stutter, true);
+        atomic_store(&hooks.clock_per_receive, 0);
+        put(&it, "O C");
+        CHECK_INT(1, answer(&it, 0, 0));
+        /* About 2 x 5 of them for each A, and 2 x 23 for the long packet. */
+        atomic_store(&hooks.clock_per_receive, 100);
+        put(&it, rows[i].script);
+        CHECK_TEXT("close", story(&it, 1));
+        CHECK_INT(rows[i].status, it.view->status);
+        close_line(&it);
+    }
 }
 
 /* ------------------------------------------------------------------------------------------ */

@@ -364,7 +364,7 @@ TEST(serve_out_of_descriptors)
     mlt_server_free(it.server);
 }
 
-/* A stop ends also the pause after a failed accept. */
+/* A failure that lasts is told again after a minute. A stop ends the pause after it. */
 TEST(serve_stop_while_accept_fails)
 {
     static worker workers[2];
@@ -373,10 +373,13 @@ TEST(serve_stop_while_accept_fails)
     start_workers(workers, 2, it.server);
     int client = dial(&it);
     WAIT_UNTIL(atomic_load(&hooks.accept_calls) >= 4);
+    CHECK_INT(1, workers[0].notices + workers[1].notices);
+    atomic_store(&hooks.clock_ahead, 61000);
+    WAIT_UNTIL(workers[0].notices + workers[1].notices == 2);
     mlt_server_stop(it.server);
     join_workers(workers, 2);
     CHECK_INT(MLT_STOPPED, workers[0].status);
-    CHECK_INT(1, workers[0].notices + workers[1].notices);
+    CHECK_INT(2, workers[0].notices + workers[1].notices);
     close(client);
     mlt_server_free(it.server);
 }
