@@ -103,7 +103,7 @@ int mlt_server_fd(const mlt_server *server);
 /* Where a unix socket is bound, or "host port" of a TCP one; "" when not open. */
 const char *mlt_server_address(const mlt_server *server);
 
-/* Text of the last failure of a function of this server that was called from this thread. */
+/* Text of the last failure of a function of this server; for the thread that called it. */
 const char *mlt_server_error(const mlt_server *server);
 
 /* Allows accepting, also again after a stop. */
@@ -232,7 +232,7 @@ int mlt_codec_decode(const char *shape, const char *payload, size_t len, mlt_fie
 
 /* Writes a whole packet. Text is taken as it is, and ended by NUL where the shape says so; v, p, a
  * and l are given as on the wire; a t with data NULL is left out. Returns the packet's size; where
- * that is more than `size` nothing was written. 0: the fields do not fit the shape. */
+ * that is more than `size` there is no packet in `out`. 0: the fields do not fit the shape. */
 size_t mlt_codec_encode(int letter, const char *shape, const mlt_fields *fields, char *out,
                         size_t size);
 

@@ -414,8 +414,10 @@ void mlt_socket_prepare(int fd, int64_t read_timeout, int64_t write_timeout, boo
         struct timeval time = to_timeval(read_timeout);
         setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof time);
     }
-    if (write_timeout > 0) {
-        struct timeval time = to_timeval(write_timeout);
+    if (write_timeout >= 0) {
+        /* To the system 0 is for ever. */
+        struct timeval time =
+            write_timeout > 0 ? to_timeval(write_timeout) : (struct timeval){0, 1};
         setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &time, sizeof time);
     }
 }

@@ -40,7 +40,8 @@ void mlt_socket_close(mlt_listener *listener);
 int mlt_socket_accept(const mlt_listener *listener);
 
 /* Prepares a connected socket: close on exec, blocking, keep-alive, no Nagle, time-outs for
- * blocking reads and writes in milliseconds (0 or less: none). *tcp tells whether it is TCP. */
+ * blocking reads and writes in milliseconds (negative: none; 0: none for reads, which know how not
+ * to wait, and next to no time for writes). *tcp tells whether it is TCP. */
 void mlt_socket_prepare(int fd, int64_t read_timeout, int64_t write_timeout, bool *tcp);
 
 /* Reads what is there, at most `room` bytes; waits for the first. > 0, 0 at the end, -1 with errno.
