@@ -11,9 +11,10 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any, Optional
 
 import pytest
-from mta_support import ALL, OFFER, PATIENCE, C, Script, options, packet
+from mta_support import ALL, OFFER, PATIENCE, C, Script, Simple, options, packet
 
 from Milter import mta
 
@@ -153,6 +154,58 @@ def test_body_stops_at_skip_and_at_verdicts() -> None:
             session.rcpt("<>")
             assert kind is session.body(bytes(65535 * 4)).kind
         script.done()
+
+
+def test_defaults() -> None:
+    """Without arguments the client is localhost, without a port; nothing goes before the offer."""
+    script = Script(
+        (OFFER, ALL),
+        (hand("C", b"localhost\x004\0\x00127.0.0.1\0"), C),
+        (hand("H", b"localhost\0"), C),
+        (Q, b""),
+    )
+    with script.session() as session:
+        with pytest.raises(mta.StateError, match="BODY before the negotiation"):
+            session.body(b"x")
+        session.negotiate()
+        session.connect()
+        session.helo()
+    script.done()
+
+
+def test_rules_of_a_connection(tmp_path: Path) -> None:
+    """It is strict, takes progress anywhere and packets up to 64 MiB, or as it is told."""
+    replies = {
+        "O": options(actions=0),
+        "H": packet("p") + C,
+        "E": packet("h", b"X\0v\0") + C,
+    }
+
+    def play(limit: Optional[int] = None, **kind: Any) -> mta.Answer:
+        if limit is not None:
+            kind["receive_limit"] = limit
+        with mta.connect(simple.spec, **kind) as session:
+            session.negotiate()
+            session.helo()
+            session.mail("<>")
+            session.rcpt("<>")
+            return session.eom()
+
+    with Simple(tmp_path / "s", replies) as simple:
+        with pytest.raises(mta.ProtocolError, match="without ADDHDRS negotiated"):
+            play()
+        assert (mta.AddHeader("X", "v"),) == play(strict=False).modifications
+        with pytest.raises(mta.ProtocolError, match="PROGRESS in answer to helo"):
+            play(strict=False, progress_anywhere=False)
+        assert play(13, strict=False)
+        with pytest.raises(mta.ProtocolError, match="length 13"):
+            play(12, strict=False)
+        for length, text in ((0x04000000, "no answer to optneg"), (0x04000001, "length 67108865")):
+            simple.replies["O"] = [length.to_bytes(4, "big")]
+            session = mta.connect(simple.spec, timeouts=mta.Timeouts(reply=0.2))
+            with pytest.raises(mta.MilterError, match=text):
+                session.negotiate()
+            session.close()
 
 
 def test_empty_body() -> None:
@@ -456,6 +509,8 @@ def test_socket_specs(spec: str, expected: tuple[int, str, str]) -> None:
         "inet:25@",
         "inet:25@[",
         "inet:25@[]",
+        "inet:25@[localhost",
+        "inet:25@localhost]",
         "inet:localhost:",
         "inet::25",
         "inet:::1:25",
