@@ -2,7 +2,8 @@
 
 cffi makes the names when it builds the extension, so both objects are typed as cffi itself types
 them: anything goes. What Python relies on is kept in few files: _constants, _context, _dispatch,
-_server, _threadstate and mta.
+_server, _tables, _threadstate, _mtacodec,
+_conversation and _dialogue.
 """
 
 from typing import Any

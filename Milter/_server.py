@@ -140,6 +140,7 @@ class Server:
         self._hurry = False  # and called again while it drains
         self._bell: Bell | None = None
         self._threads = 0
+        self._busy = 0  # threads that have a connection
         self._skip_missing()
 
     # Settings.
@@ -444,7 +445,8 @@ class Server:
                 bell.wait(deadline - time.monotonic())
 
     def _active(self) -> int:
-        return int(lib.mlt_server_active(self._server))
+        """Returns how many connections are open, or not yet told of in the log."""
+        return max(int(lib.mlt_server_active(self._server)), self._busy)
 
     def stop(self) -> None:
         """Stops main(): no new connections, open transactions may finish. Never blocks.
@@ -490,12 +492,16 @@ class Server:
                 return
             if view.alone:
                 self._replace_thread()
+            with self._lock:
+                self._busy += 1
             try:
                 contextvars.Context().run(dispatcher.run)
             except BaseException:
                 logger.exception("%s: connection %d: internal error", self.name, view.id)
             finally:
                 lib.mlt_connection_end(connection)
+                with self._lock:
+                    self._busy -= 1
             if self._stopped:
                 self._ring()
             if not _threadstate.renew():
