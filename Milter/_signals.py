@@ -12,6 +12,7 @@ interpreter writes when a signal comes.
 from __future__ import annotations
 
 import math
+import os
 import select
 import signal
 import socket
@@ -56,6 +57,46 @@ class Bell:
         self._hammer.close()
 
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+# Those in force, innermost last, and the forking thread's signal mask: a child that a callback
+# forks (multiprocessing) is to have the program's own handlers, as the server is its parent's.
+_active: list[StopOnSignals] = []
+_forking = threading.local()
+_watching_forks = False
+
+
+def _before_fork() -> None:
+    """Holds signals back, so that one sent to the child at once does not meet our handlers."""
+    if _active:
+        _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+def _after_fork() -> None:
+    mask = _forking.__dict__.pop("mask", None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _after_fork_in_child() -> None:
+    for stopper in reversed(_active):
+        stopper._restore()
+    _active.clear()
+    _after_fork()
+
+
+def _watch_forks() -> None:
+    """Has the functions above called, from now on."""
+    global _watching_forks
+    if not _watching_forks:
+        _watching_forks = True
+        os.register_at_fork(
+            before=_before_fork,
+            after_in_parent=_after_fork,
+            after_in_child=_after_fork_in_child,
+        )
+
+
 class StopOnSignals:
     """Context manager: SIGTERM, SIGINT and SIGHUP call `stop` while it is active.
 
@@ -71,14 +112,14 @@ class StopOnSignals:
         self._stop = stop
         self._previous: dict[int, Any] = {}
         self._wakeup = -1
-        self._active = False
 
     def __enter__(self) -> StopOnSignals:
         if threading.current_thread() is not threading.main_thread():
             return self
+        _watch_forks()
         self._wakeup = signal.set_wakeup_fd(self._bell.fileno(), warn_on_full_buffer=False)
-        self._active = True
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        _active.append(self)
+        for number in _SIGNALS:
             previous = signal.getsignal(number)
             if previous is None:
                 continue  # not Python's: an embedding program looks after it
@@ -100,8 +141,11 @@ class StopOnSignals:
         problem: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self._active:
-            return
+        if self in _active:
+            _active.remove(self)
+            self._restore()
+
+    def _restore(self) -> None:
         for number, previous in self._previous.items():
             # Not if a handler has put another in its own place.
             if signal.getsignal(number) == self._handle:

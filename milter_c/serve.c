@@ -37,7 +37,8 @@ enum { FIRST_PAUSE = 10, LONGEST_PAUSE = 1000, NOTICE_INTERVAL = 60 * 1000 };
 struct mlt_server {
     mlt_settings settings;
     mlt_listener listener;
-    int wake[2]; /* a pipe; readable once the server stops */
+    atomic_int process; /* that started it; a forked child has but a copy */
+    int wake[2];        /* a pipe; readable once the server stops */
     atomic_bool stopping;
     atomic_size_t waiting;
     pthread_mutex_t gate; /* held by the one thread that polls for connections */
@@ -189,19 +190,37 @@ int mlt_server_start(mlt_server *server)
 {
     if (server->listener.fd < 0)
         return fail(server, MLT_ERR_CALLER, "the socket is not open");
-    close_wake(server);
-    if (pipe(server->wake) != 0)
+    int wake[2];
+    if (pipe(wake) != 0)
         return fail(server, MLT_ERR_IO, "cannot make a pipe: %s", strerror(errno));
     for (int i = 0; i < 2; i++)
-        fcntl(server->wake[i], F_SETFD, FD_CLOEXEC);
+        fcntl(wake[i], F_SETFD, FD_CLOEXEC);
+    /* Under the lock, as another thread may be stopping the server at this moment. */
+    pthread_mutex_lock(&server->lock);
+    close_wake(server);
+    memcpy(server->wake, wake, sizeof wake);
+    pthread_mutex_unlock(&server->lock);
+    atomic_store(&server->process, getpid());
     server->pause = server->next_notice = 0;
     server->failures = 0;
     atomic_store(&server->stopping, false);
     return MLT_OK;
 }
 
+/* The pipe and the sockets of a forked child are its parent's too, which goes on; and the lock may
+ * have been held by a thread that the child does not have. */
+static bool is_copy(const mlt_server *server)
+{
+    int process = atomic_load(&server->process);
+    return process != 0 && process != getpid();
+}
+
 void mlt_server_stop(mlt_server *server)
 {
+    if (is_copy(server)) {
+        atomic_store(&server->stopping, true);
+        return;
+    }
     pthread_mutex_lock(&server->lock);
     if (!atomic_exchange(&server->stopping, true) && server->wake[1] >= 0) {
         /* Never read, so everybody who polls sees it. One byte always fits. */
@@ -223,6 +242,8 @@ void mlt_server_stop(mlt_server *server)
 
 void mlt_server_cut(mlt_server *server)
 {
+    if (is_copy(server))
+        return;
     pthread_mutex_lock(&server->lock);
     for (mlt_connection *connection = server->first; connection != NULL;
          connection = connection->after) {

@@ -342,6 +342,48 @@ signal.signal(signal.SIGTERM, lambda *args: say("handler", Milter.stop()))
     assert (0, ["handler None", "result None", "after"], "") == program.end()
 
 
+FORKING = """
+import multiprocessing
+context = multiprocessing.get_context("fork")
+class Forking(Mine):
+    def eom(self):
+        child = context.Process(target=work)
+        child.start()
+        after(child)
+        child.join(10)
+        say("child", child.exitcode)
+        child.kill()
+        return Milter.CONTINUE
+Milter.factory = Forking
+"""
+
+
+@pytest.mark.ours
+@pytest.mark.parametrize(
+    ("work", "after", "status"),
+    [
+        ("time.sleep(60)", "child.terminate()", -TERM),
+        ("(Milter.stop(), os._exit(7))", "None", 7),
+    ],
+    ids=["terminate", "stop"],
+)
+def test_forked_child(start: Start, work: str, after: str, status: int) -> None:
+    """What ends a child that a callback has forked does nothing to the filter: SIGTERM is not its
+    stop, nor is the child's own `stop()`, and its connections stay."""
+    program = start(f"{FORKING}\nwork = lambda: {work}\nafter = lambda child: {after}" + RUN)
+    _after_ready(program)
+    idle = program.mta(C)
+    mta = program.mta(C, H, M, R, T, N, E)
+    assert f"child {status}" == program.line()
+    idle.play(H, M)
+    mta.play(M)
+    program.mta(C)
+    program.kill(TERM)
+    idle.send(Q)
+    mta.send(Q)
+    assert (0, "") == program.end()[::2]
+
+
 # -- the program's own handlers ------------------------------------------------------------------
 
 
