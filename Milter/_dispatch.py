@@ -8,6 +8,7 @@ Source: API spec 1.5 to 1.9, wire spec 4.1.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import traceback
@@ -129,6 +130,12 @@ _ARGUMENTS: dict[int, Callable[[Any, Any], Any]] = {
 _DECODERS = tuple(_ARGUMENTS[step] for step in range(len(CALLBACKS)))
 
 
+def log(level: int, text: str, *values: object, **options: Any) -> None:
+    """Writes to the log. A log that is broken (a daemon's closed stderr) costs no connection."""
+    with contextlib.suppress(Exception):
+        logger.log(level, text, *values, **options)
+
+
 class Dispatcher:
     """Runs the callbacks of one connection after the other, in one thread.
 
@@ -181,7 +188,13 @@ class Dispatcher:
                 done += 1
                 callback = callbacks[step]
                 if server.debug > 0:
-                    logger.debug("%s: connection %d: %s", server.name, view.id, CALLBACKS[step])
+                    log(
+                        logging.DEBUG,
+                        "%s: connection %d: %s",
+                        server.name,
+                        view.id,
+                        CALLBACKS[step],
+                    )
                 if callback is None or (
                     step == _CLOSE and self._context is None and not server.always_close
                 ):
@@ -270,8 +283,10 @@ class Dispatcher:
         """Logs what a callback raised and returns what the exception policy says."""
         server = self._server
         # As pymilter does, on standard error; and in the log, for those who read that.
-        traceback.print_exception(type(problem), problem, problem.__traceback__)
-        logger.error(
+        with contextlib.suppress(Exception):
+            traceback.print_exception(type(problem), problem, problem.__traceback__)
+        log(
+            logging.ERROR,
             "%s: connection %d: the %s callback failed: %r",
             server.name,
             self._view.id,
@@ -302,7 +317,8 @@ class Dispatcher:
         else:
             return None
         if text[:1] != wanted:
-            logger.warning(
+            log(
+                logging.WARNING,
                 "%s: connection %d: the %s callback set the reply %r, which does not fit its "
                 "verdict; the MTA's own text is used",
                 self._server.name,
@@ -319,7 +335,8 @@ class Dispatcher:
         if step in self._complained:
             return
         self._complained.add(step)
-        logger.warning(
+        log(
+            logging.WARNING,
             "%s: connection %d: milter claimed not to reply in state %d but did anyway %d "
             "(%s callback)",
             self._server.name,
@@ -340,7 +357,8 @@ class Dispatcher:
         else:
             what = "returned SKIP, which the MTA does not expect there; CONTINUE is sent"
         self._complained.add(step)
-        logger.warning(
+        log(
+            logging.WARNING,
             "%s: connection %d: the %s callback %s",
             self._server.name,
             self._view.id,
@@ -361,7 +379,7 @@ class Dispatcher:
         elif status == lib.MLT_ERR_CALLER:
             level = logging.ERROR
         address = to_text(ffi.string(view.address)) or "unknown client"
-        logger.log(
+        log(
             level,
             "%s: connection %d (%s) ended: %s",
             self._server.name,

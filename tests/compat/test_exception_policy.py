@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from typing import Any
 
@@ -101,6 +103,21 @@ def test_traceback_is_printed(live: Live, capsys: pytest.CaptureFixture[str]) ->
     assert printed.startswith("Traceback (most recent call last):\n")
     assert ", in callback\n    raise error\n" in printed
     assert printed.endswith("KeyError: 'a special key'\n")
+
+
+@pytest.mark.parametrize("stderr", ["closed", "none"])
+def test_without_stderr(live: Live, monkeypatch: pytest.MonkeyPatch, stderr: str) -> None:
+    """A daemon that has closed its stderr, or has none, gets the policy's answer all the same."""
+    closed = open(os.devnull, "w")  # noqa: SIM115 - closed next
+    closed.close()
+    live.on(helo=_raises(KeyError("x")))
+    mta = live.play("helo")
+    logger = logging.getLogger("Milter")
+    monkeypatch.setattr(sys, "stderr", closed if stderr == "closed" else None)
+    # Without handlers of its own a program's log goes to stderr, too.
+    monkeypatch.setattr(logger, "propagate", False)
+    mta.ask(H, POLICY_TEMPFAIL)
+    monkeypatch.undo()
 
 
 @pytest.mark.parametrize(
