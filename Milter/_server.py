@@ -19,11 +19,10 @@ from typing import Any, Callable
 from Milter import _dispatch, _threadstate
 from Milter._constants import CURR_ACTS, TEMPFAIL, VERSION
 from Milter._context import to_bytes, to_c_int
+from Milter._dispatch import log
 from Milter._engine import ffi, lib
 from Milter._errors import error
 from Milter._signals import Bell, StopOnSignals
-
-logger = logging.getLogger("Milter")
 
 Callback = Callable[..., Any]
 
@@ -139,6 +138,7 @@ class Server:
         self._stopped = False  # stop() was called, for the main() that runs or is to come
         self._hurry = False  # and called again while it drains
         self._bell: Bell | None = None
+        self._signals: StopOnSignals | None = None
         self._threads = 0
         self._busy = 0  # threads that have a connection
         self._skip_missing()
@@ -411,7 +411,7 @@ class Server:
         if lib.mlt_server_start(self._server) != lib.MLT_OK:
             raise error(f"cannot run main: {self._problem()}")
         bell = self._bell = Bell()
-        with StopOnSignals(bell, self.stop):
+        with StopOnSignals(bell, self.stop) as self._signals:
             try:
                 if not self._stopped:
                     self._start_thread()
@@ -421,6 +421,7 @@ class Server:
                 raise error(f"cannot run main: {problem}") from problem
             finally:
                 # Also when the program's own handler raised: graceful on the way out.
+                self._stopped = True
                 lib.mlt_server_stop(self._server)
                 self._see_off(bell, drain)
 
@@ -438,7 +439,7 @@ class Server:
                 break
             bell.wait(left)
         if self._active():
-            logger.warning("%s: cutting off %d connections", self.name, self._active())
+            log(logging.WARNING, "%s: cutting off %d connections", self.name, self._active())
             lib.mlt_server_cut(self._server)
             deadline = time.monotonic() + _CUT_GRACE
             while self._active() and time.monotonic() < deadline:
@@ -454,7 +455,10 @@ class Server:
         From any thread, callback or signal handler. Before main() it has the next main() return
         at once.
         """
-        if self._stopped:
+        # A handler of the program's own that calls this does so for the signal that has called it
+        # already, not for a second one.
+        signals = self._signals
+        if self._stopped and not (signals is not None and signals.in_handler):
             self._hurry = True
         self._stopped = True
         lib.mlt_server_stop(self._server)
@@ -478,14 +482,14 @@ class Server:
         """One thread: waits for a connection, keeps it to its end, and waits for the next."""
         connection = ffi.gc(lib.mlt_connection_new(self._server), lib.mlt_connection_free)
         if connection == ffi.NULL:
-            logger.error("%s: no memory for a connection", self.name)
+            log(logging.ERROR, "%s: no memory for a connection", self.name)
             return
         view = lib.mlt_connection_view(connection)
         dispatcher = _dispatch.Dispatcher(self, connection)
         while True:
             status = lib.mlt_connection_accept(connection)
             if status == lib.MLT_NOTICE:
-                logger.error("%s: %s", self.name, os.fsdecode(ffi.string(view.error)))
+                log(logging.ERROR, "%s: %s", self.name, os.fsdecode(ffi.string(view.error)))
                 continue
             if status != lib.MLT_OK:
                 self._ring()
@@ -497,7 +501,13 @@ class Server:
             try:
                 contextvars.Context().run(dispatcher.run)
             except BaseException:
-                logger.exception("%s: connection %d: internal error", self.name, view.id)
+                log(
+                    logging.ERROR,
+                    "%s: connection %d: internal error",
+                    self.name,
+                    view.id,
+                    exc_info=True,
+                )
             finally:
                 lib.mlt_connection_end(connection)
                 with self._lock:
@@ -519,4 +529,4 @@ class Server:
             self._start_thread()
         except RuntimeError as problem:
             # New connections wait in the backlog until a thread is free again.
-            logger.error("%s: cannot start a thread: %s", self.name, problem)
+            log(logging.ERROR, "%s: cannot start a thread: %s", self.name, problem)

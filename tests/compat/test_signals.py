@@ -670,6 +670,26 @@ signal.signal(signal.SIGUSR1, late)
     assert (0, ["abort", "close", "result None", "after"]) == program.end_logged()
 
 
+@pytest.mark.ours
+def test_handler_that_stops_is_no_second_signal(start: Start) -> None:
+    """A handler of the program that calls `Milter.stop()` itself does not end the wait for open
+    messages; a second signal does."""
+    program = start(
+        """
+signal.signal(signal.SIGTERM, lambda *args: Milter.stop())
+"""
+        + _drain(600)
+    )
+    _after_ready(program)
+    mta = program.mta(C, H, M, R)
+    program.kill(TERM)
+    wait_until(lambda: not _accepts(program), "the end of listening")
+    mta.play(R, T, L)
+    program.kill(TERM)
+    assert b"" == mta.read_all()
+    assert (0, ["abort", "close", "result None", "after"]) == program.end_logged()
+
+
 def test_running_callback_finishes(start: Start) -> None:
     """A callback that runs when the signal comes finishes, and its reply is sent."""
     program = start(
