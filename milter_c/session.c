@@ -229,6 +229,7 @@ static mlt_take receive_options(mlt_session *session, const mlt_packet *packet, 
         view->actions = session->offered_actions;
         view->protocol = view->absent | (session->offered_protocol & SMFIP_SKIP);
         *event = (mlt_event){MLT_STEP_NEGOTIATE, false, NULL, 0};
+        session->close_owed = true; /* again, if there was a QUIT_NC before */
         return MLT_TAKE_EVENT;
     }
     view->actions = session->settings->flags;

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from harness import F, Peer, Run, macros, running
-from harness.packets import ACCEPT, CONTINUE, OFFER, REJECT, A, C, E, H, M, Q, commands, replies
+from harness.packets import ACCEPT, CONTINUE, OFFER, REJECT, A, C, E, H, K, M, Q, commands, replies
 
 CONTENT = "T L N B E"
 CONTENT_NAMES = "data header eoh body eom"
@@ -309,6 +309,18 @@ def test_reuse_after_a_final_verdict(feed: str, verdict: int, reply: bytes) -> N
             "connect",
             "close",
         ] == run.finish()
+
+
+@pytest.mark.row(109)
+def test_reuse_before_the_offer(feed: str) -> None:
+    """K before `O` ends a session too; the one that the `O` begins gets its own close."""
+    with running(F(negotiate=10), feed) as run:
+        mta = run.connect()
+        mta.send(K, OFFER)
+        assert "O" == mta.read_packet()[0]
+        mta.half_close()
+        mta.expect_close()
+        assert ["negotiate", "close"] == run.finish()
 
 
 @pytest.mark.row(110)
