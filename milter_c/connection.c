@@ -14,8 +14,9 @@
 #include "socket.h"
 
 enum {
-    KEEP_BYTES = 64 * 1024, /* receive buffer that is kept while nothing comes */
-    ROOM_BYTES = 1024       /* free bytes that are worth a read */
+    KEEP_BYTES = 64 * 1024,       /* receive buffer that is kept while nothing comes */
+    KEEP_IN_MESSAGE = 256 * 1024, /* and inside a message: MTAs send chunks of 65535 bytes */
+    ROOM_BYTES = 1024             /* free bytes that are worth a read */
 };
 
 mlt_connection *mlt_connection_new(mlt_server *server)
@@ -220,7 +221,8 @@ static bool fill(mlt_connection *connection)
     bool begun = mlt_buffer_len(in) > 0;
     const mlt_settings *settings = mlt_server_settings(connection->server);
     if (!begun)
-        mlt_buffer_clear(in, KEEP_BYTES);
+        mlt_buffer_clear(in, mlt_session_in_message(&connection->session) ? KEEP_IN_MESSAGE
+                                                                          : KEEP_BYTES);
     /* Grows with what has come, never with what a length promises. */
     int status =
         mlt_buffer_reserve(in, ROOM_BYTES, settings->receive_frame + MLT_FRAME_LENGTH + ROOM_BYTES);

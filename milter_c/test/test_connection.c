@@ -652,6 +652,33 @@ TEST(connection_large_packets)
     close_line(&it);
 }
 
+/* One read takes all that there is, also of a body, once the buffer has grown to its chunks. */
+TEST(connection_reads_of_a_body)
+{
+    static char packet[4 + 65536];
+    line it = open_line(&any_filter);
+    memset(packet, 'x', sizeof packet);
+    mlt_frame_put_u32(packet, 65536);
+    packet[4] = 'B';
+    put(&it, "O M R");
+    CHECK_INT(1, answer(&it, 0, 0));
+    CHECK_INT(1, answer(&it, 1, SMFIS_CONTINUE));
+    for (int i = 0; i < 5; i++) {
+        CHECK_INT((ssize_t)sizeof packet, write(it.mta, packet, sizeof packet));
+        long before = atomic_load(&hooks.receive_calls);
+        CHECK_INT(1, answer(&it, 1, SMFIS_CONTINUE));
+        CHECK_INT(65535, (long)it.view->events[0].len);
+        if (i > 0)
+            CHECK_INT(1, atomic_load(&hooks.receive_calls) - before);
+    }
+    put(&it, "E");
+    CHECK_INT(1, answer(&it, 1, SMFIS_CONTINUE));
+    put(&it, "H");
+    CHECK_INT(1, answer(&it, 1, SMFIS_CONTINUE));
+    CHECK(it.connection->in.capacity <= 64 * 1024);
+    close_line(&it);
+}
+
 /* Without memory nothing is made; a connection that is open ends with the events it is owed. */
 TEST(connection_without_memory)
 {
