@@ -79,7 +79,8 @@ typedef struct mlt_socket_options {
     int64_t group;   /* group id */
 } mlt_socket_options;
 
-/* Never NULL but for want of memory. The caller frees it when no connection uses it any more. */
+/* Never NULL but for want of memory. The caller frees it when no connection uses it any more; a
+ * socket file that was not closed before is left where it is. */
 mlt_server *mlt_server_new(void);
 void mlt_server_free(mlt_server *server);
 
@@ -161,7 +162,7 @@ typedef struct mlt_view {
     uint32_t offered_version;
     uint32_t offered_actions;  /* as the filter is to see them */
     uint32_t offered_protocol; /* likewise: with all NR bits */
-    uint32_t absent;           /* NO bits of the steps without callback, and SKIP if offered */
+    uint32_t absent;           /* NO bits of the steps without callback */
     uint64_t actions;          /* to set during NEGOTIATE; afterwards the actions agreed on */
     uint64_t protocol;         /* to set during NEGOTIATE; afterwards what the filter asked for */
     uint32_t unwanted;   /* to set at any event; as mlt_settings.unwanted, for this connection */

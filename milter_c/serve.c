@@ -106,6 +106,8 @@ void mlt_server_free(mlt_server *server)
 {
     if (server == NULL)
         return;
+    /* Its file stays: another process that was forked from this one may go on listening on it. */
+    server->listener.made_file = false;
     mlt_server_close(server);
     close_wake(server);
     pthread_cond_destroy(&server->room);
@@ -338,12 +340,13 @@ static int accept_one(mlt_server *server, mlt_view *view, int *fd)
             return MLT_STOPPED;
         if (count < 0 && errno == EINTR)
             continue;
-        *fd = mlt_socket_accept(&server->listener);
+        *fd = count < 0 ? -1 : mlt_socket_accept(&server->listener);
         if (*fd >= 0) {
             server->pause = 0;
             return MLT_OK;
         }
-        if (errno == EINTR || errno == EAGAIN || errno == EWOULDBLOCK || errno == ECONNABORTED)
+        if (count > 0 &&
+            (errno == EINTR || errno == EAGAIN || errno == EWOULDBLOCK || errno == ECONNABORTED))
             continue;
         if (back_off(server, errno, view))
             return MLT_NOTICE;

@@ -385,6 +385,28 @@ print(serves(P), os.path.exists(P)); milter.stop(); t.join(20); print(os.path.ex
     assert ["True True", "False"] == _script(body, str(tmp_path / "s"))
 
 
+@pytest.mark.ours
+def test_program_that_forks_after_opensocket(tmp_path: Path) -> None:
+    """A program may open the socket, fork, and end; its child serves on the socket, whose file the
+    program has left alone, and removes it when it stops."""
+    body = """
+import signal
+if os.fork() == 0:
+    milter.setconn("unix:" + P); milter.register("x"); milter.opensocket(True)
+    if os.fork() == 0:
+        signal.alarm(40)
+        open(P + ".pid", "w").write(str(os.getpid()))
+        milter.main()
+        os._exit(0)
+    sys.exit()
+os.wait()
+print(os.path.exists(P), serves(P))
+os.kill(int(open(P + ".pid").read()), signal.SIGTERM)
+wait(lambda: not os.path.exists(P))
+"""
+    assert ["True True"] == _script(body, str(tmp_path / "s"))
+
+
 def test_importing_starts_nothing(tmp_path: Path) -> None:
     """Importing opens no descriptor, starts no thread, logs nothing and prints nothing."""
     body = """
