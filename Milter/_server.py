@@ -34,6 +34,7 @@ DRAIN = 5.0
 
 _IDLE_GRACE = 0.05  # seconds for idle connections to end
 _CUT_GRACE = 0.5  # seconds for the last callbacks once the connections were cut
+_RETRY = 1.0  # seconds until main() tries again to start a thread
 _BACKLOG = 4096  # the operating system cuts it to what it allows
 
 _UNSET: Any = object()
@@ -140,6 +141,7 @@ class Server:
         self._bell: Bell | None = None
         self._signals: StopOnSignals | None = None
         self._threads = 0
+        self._missing = False  # nobody waits for connections, as no thread could be started
         self._busy = 0  # threads that have a connection
         self._skip_missing()
 
@@ -416,7 +418,9 @@ class Server:
                 if not self._stopped:
                     self._start_thread()
                 while not self._stopped:
-                    bell.wait(None)
+                    bell.wait(_RETRY if self._missing else None)
+                    if self._missing:
+                        self._try_again()
             except RuntimeError as problem:
                 raise error(f"cannot run main: {problem}") from problem
             finally:
@@ -482,7 +486,7 @@ class Server:
         """One thread: waits for a connection, keeps it to its end, and waits for the next."""
         connection = ffi.gc(lib.mlt_connection_new(self._server), lib.mlt_connection_free)
         if connection == ffi.NULL:
-            log(logging.ERROR, "%s: no memory for a connection", self.name)
+            self._lack_thread("no memory for a connection")
             return
         view = lib.mlt_connection_view(connection)
         dispatcher = _dispatch.Dispatcher(self, connection)
@@ -527,6 +531,22 @@ class Server:
             return
         try:
             self._start_thread()
-        except RuntimeError as problem:
-            # New connections wait in the backlog until a thread is free again.
-            log(logging.ERROR, "%s: cannot start a thread: %s", self.name, problem)
+        except (RuntimeError, MemoryError) as problem:
+            # New connections wait in the backlog until a thread is free again, or main() can start
+            # one.
+            self._lack_thread(f"cannot start a thread: {problem}")
+
+    def _lack_thread(self, problem: str) -> None:
+        """Says so, once, and leaves it to main()."""
+        log(logging.ERROR, "%s: %s", self.name, problem)
+        self._missing = True
+        self._ring()
+
+    def _try_again(self) -> None:
+        """Starts the thread that could not be started, if it is still wanted and can be now."""
+        if not lib.mlt_server_waiting(self._server):
+            try:
+                self._start_thread()
+            except (RuntimeError, MemoryError):
+                return
+        self._missing = False
