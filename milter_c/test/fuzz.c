@@ -321,6 +321,7 @@ static void see_event(const mlt_event *event)
     switch (event->step) {
     case MLT_STEP_NEGOTIATE:
         require(!run.begun, "negotiation comes first", name);
+        run.live = true;
         return;
     case MLT_STEP_CLOSE:
         /* Of a session without callbacks its end is all that is seen. */
