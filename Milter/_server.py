@@ -32,6 +32,7 @@ IDLE_THREADS = 32
 DRAIN = 5.0
 """Seconds that open transactions get to finish when a server stops."""
 
+_LARGEST_LIMIT = 2**31 - 1  # what MTAs, too, have an int for
 _IDLE_GRACE = 0.05  # seconds for idle connections to end
 _CUT_GRACE = 0.5  # seconds for the last callbacks once the connections were cut
 _RETRY = 1.0  # seconds until main() tries again to start a thread
@@ -47,8 +48,8 @@ def _limit(name: str, unit: str) -> Any:
         return int(getattr(self._settings, name))
 
     def put(self: Limits, value: int) -> None:
-        if value < 0:
-            raise ValueError(f"{name} must not be negative")
+        if not 0 <= value <= _LARGEST_LIMIT:
+            raise ValueError(f"{name} must be from 0 to {_LARGEST_LIMIT}")
         setattr(self._settings, name, value)
 
     return property(get, put, doc=unit)

@@ -107,6 +107,9 @@ static int send_reply(mlt_connection *connection, const char *actions, size_t ac
     if (status == MLT_OK)
         return MLT_OK;
     connection->ending = true;
+    if (atomic_load(&connection->cut))
+        return mlt_view_fail(&connection->view, MLT_STOPPED,
+                             "ended inside a message because the server stops");
     if (status == MLT_ERR_TIMEOUT)
         return mlt_view_fail(&connection->view, status, "the MTA does not read what is sent to it");
     return mlt_view_fail(&connection->view, status, "cannot write to the MTA: %s", strerror(errno));

@@ -107,7 +107,7 @@ const char *mlt_server_address(const mlt_server *server);
 /* Text of the last failure of a function of this server; for the thread that called it. */
 const char *mlt_server_error(const mlt_server *server);
 
-/* Allows accepting, also again after a stop. */
+/* Allows accepting, also again after a stop. No thread may be in mlt_connection_accept(). */
 int mlt_server_start(mlt_server *server);
 
 /* Stops accepting and ends every connection that is between messages; those inside a transaction
