@@ -8,6 +8,7 @@ say; what may be done when is the wire spec's section 5.
 from __future__ import annotations
 
 import struct
+import threading
 from operator import index as to_index
 from typing import Any
 
@@ -109,6 +110,7 @@ class Context:
     __slots__ = (
         "_connection",
         "_lists",
+        "_lock",
         "_macros",
         "_out",
         "_out_bytes",
@@ -120,6 +122,7 @@ class Context:
 
     _connection: Any
     _lists: dict[int, bytes]
+    _lock: Any
     _macros: dict[int, tuple[int, dict[bytes, bytes]]]
     _out: list[bytes]
     _out_bytes: int
@@ -147,7 +150,10 @@ class Context:
         self._view = view
         self._priv = None
         self._reply = None
-        self._step = -1  # MLT_STEP_x while a callback runs, else -1
+        # MLT_STEP_x while a callback runs; else -1, as the engine is at work then and its memory
+        # not ours to read. A callback may have other threads work for it, so there is a lock.
+        self._step = -1
+        self._lock = threading.RLock()
         self._out = []
         self._out_bytes = 0
         self._lists = {}
@@ -157,8 +163,9 @@ class Context:
 
     def _detach(self) -> None:
         """The connection has ended."""
-        self._connection = None
-        self._step = -1
+        with self._lock:
+            self._connection = None
+            self._step = -1
 
     def _take_out(self) -> bytes:
         """Returns the queued packets, in order, and forgets them."""
@@ -192,17 +199,18 @@ class Context:
 
     def _act(self, failure: str, action: int, letter: int, payload: bytes) -> None:
         """Queues a modification, if it may be made now."""
-        self._open()
-        if self._step != lib.MLT_STEP_EOM:
-            raise error(f"{failure}: only allowed in eom")
-        if not self._view.actions & action:
-            raise error(f"{failure}: not negotiated with the MTA")
-        if len(payload) > self._view.send_payload:
-            raise error(f"{failure}: {len(payload)} bytes, more than {self._view.send_payload}")
-        self._out.append(_packet(letter, payload))
-        self._out_bytes += len(payload)
-        if self._out_bytes >= FLUSH_BYTES:
-            self._flush(failure)
+        with self._lock:
+            self._open()
+            if self._step != lib.MLT_STEP_EOM:
+                raise error(f"{failure}: only allowed in eom")
+            if not self._view.actions & action:
+                raise error(f"{failure}: not negotiated with the MTA")
+            if len(payload) > self._view.send_payload:
+                raise error(f"{failure}: {len(payload)} bytes, more than {self._view.send_payload}")
+            self._out.append(_packet(letter, payload))
+            self._out_bytes += len(payload)
+            if self._out_bytes >= FLUSH_BYTES:
+                self._flush(failure)
 
     # What callbacks use. All positional.
 
@@ -212,6 +220,9 @@ class Context:
 
         Args:
             name: with its braces, if it is longer than one character; `j` and `{j}` are the same.
+
+        Raises:
+            milter.error: `bad context`: no callback runs.
 
         The latest step's macros come first. In any callback. Source: wire spec 3.5.
         """
@@ -224,16 +235,20 @@ class Context:
             other = b"{" + wanted + b"}"
         elif len(wanted) == 3 and wanted[:1] == b"{" and wanted[2:] == b"}":
             other = wanted[1:2]
-        for stage in _STAGES_LATEST_FIRST:
-            macros = self._stage_macros(stage)
-            if not macros:
-                continue
-            value = macros.get(wanted)
-            if other is not None and other in macros:
-                # Both spellings may be there; the one that came first counts.
-                value = _first(macros, wanted, other)
-            if value is not None:
-                return to_text(value)
+        with self._lock:
+            self._open()
+            if self._step < 0:
+                raise error("bad context: macros can only be read while a callback runs")
+            for stage in _STAGES_LATEST_FIRST:
+                macros = self._stage_macros(stage)
+                if not macros:
+                    continue
+                value = macros.get(wanted)
+                if other is not None and other in macros:
+                    # Both spellings may be there; the one that came first counts.
+                    value = _first(macros, wanted, other)
+                if value is not None:
+                    return to_text(value)
         return None
 
     def _stage_macros(self, stage: int) -> dict[bytes, bytes]:
@@ -447,10 +462,11 @@ class Context:
         Has an effect in eom only: elsewhere Sendmail would end the connection, so there it does
         nothing. Source: wire spec 4.6.
         """
-        self._open()
-        if self._step == lib.MLT_STEP_EOM:
-            self._out.append(_packet(lib.SMFIR_PROGRESS, b""))
-            self._flush("cannot notify progress")
+        with self._lock:
+            self._open()
+            if self._step == lib.MLT_STEP_EOM:
+                self._out.append(_packet(lib.SMFIR_PROGRESS, b""))
+                self._flush("cannot notify progress")
 
     @no_keywords
     def setsymlist(self, stage: int, names: str | bytes, /) -> None:

@@ -249,7 +249,8 @@ class Dispatcher:
             # SystemExit and KeyboardInterrupt too: a callback does not end the process.
             return self._failed(problem, context, step)
         finally:
-            context._step = -1
+            with context._lock:
+                context._step = -1
 
     def _negotiate(self, callback: Callback, context: Context, event: Any) -> int:
         """Calls the negotiate callback and takes over what it made of the offer."""

@@ -3,6 +3,7 @@ spec 1.10)."""
 
 from __future__ import annotations
 
+import threading
 import weakref
 from typing import Any, Callable
 
@@ -10,7 +11,7 @@ import pytest
 from compat_live import MESSAGE, REPLYING, Live
 
 import milter
-from harness import packet
+from harness import macros, packet
 from harness.packets import ACCEPT, PROGRESS, C, E, H, M, N, R, T
 
 METHODS = [
@@ -552,6 +553,27 @@ def test_private_data_after_the_connection(live: Live) -> None:
     assert "mine" == ctx.getpriv()
     assert "mine" == ctx.setpriv("other")
     assert "other" == ctx.getpriv()
+
+
+@pytest.mark.ours
+def test_macros_from_another_thread(live: Live) -> None:
+    """A callback may have another thread read macros for it; when no callback runs that fails, as
+    the MTA may be sending others just then."""
+    kept: list[Any] = []
+
+    def envfrom(ctx: Any, *args: Any) -> None:
+        kept.append(ctx)
+        helper = threading.Thread(target=lambda: kept.append(ctx.getsymval("i")))
+        helper.start()
+        helper.join()
+
+    live.on(envfrom=envfrom)
+    mta = live.mta()
+    mta.send(macros("M", ("i", "abc")))
+    mta.ask(M)
+    assert "abc" == kept[1]
+    with pytest.raises(milter.error, match="bad context"):
+        kept[0].getsymval("i")
 
 
 @pytest.mark.ours
