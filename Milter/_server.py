@@ -73,10 +73,11 @@ class Limits:
     Times are in seconds; below 0: for ever, 0: no waiting at all.
     """
 
-    __slots__ = ("_settings",)
+    __slots__ = ("_owner", "_settings")
 
-    def __init__(self, settings: Any) -> None:
-        self._settings = settings
+    def __init__(self, server: Any) -> None:
+        self._owner = server  # the settings are part of it, and go with it
+        self._settings = lib.mlt_server_settings(server)
 
     receive_frame = _limit("receive_frame", "Bytes of a received packet. Default: 1 MiB.")
     send_payload = _limit("send_payload", "Bytes of data of a sent packet. Default: 65535.")
@@ -121,7 +122,7 @@ class Server:
         self._settings.negotiate = flags is None
         if flags is not None:
             self._settings.flags = flags
-        self.limits = Limits(self._settings)
+        self.limits = Limits(self._server)
         # libmilter tells every connection's end; pymilter only those of which the filter has seen
         # something before.
         self.always_close = flags is not None
