@@ -165,6 +165,7 @@ class Context:
         """The connection has ended."""
         with self._lock:
             self._connection = None
+            self._view = None
             self._step = -1
 
     def _take_out(self) -> bytes:

@@ -139,9 +139,9 @@ class Server:
         self._lock = threading.Lock()
         self._running = False
         self._stopped = False  # stop() was called, for the main() that runs or is to come
-        self._hurry = False  # and called again while it drains
+        self._signalled_once = False
+        self._hurry = False  # a second signal came
         self._bell: Bell | None = None
-        self._signals: StopOnSignals | None = None
         self._threads = 0
         self._missing = False  # nobody waits for connections, as no thread could be started
         self._busy = 0  # threads that have a connection
@@ -385,7 +385,7 @@ class Server:
 
         Args:
             drain: seconds that open transactions get to finish then; None for the attribute
-                `drain`. A second signal or stop() ends them at once.
+                `drain`. A second signal ends them at once.
 
         Raises:
             milter.error: `cannot run main`, and why; `milter module in use` if it runs already.
@@ -404,6 +404,7 @@ class Server:
             with self._lock:
                 self._running = False
                 self._stopped = False
+                self._signalled_once = False
                 self._hurry = False
                 bell, self._bell = self._bell, None
             lib.mlt_server_close(self._server)
@@ -415,7 +416,7 @@ class Server:
         if lib.mlt_server_start(self._server) != lib.MLT_OK:
             raise error(f"cannot run main: {self._problem()}")
         bell = self._bell = Bell()
-        with StopOnSignals(bell, self.stop) as self._signals:
+        with StopOnSignals(bell, self._signalled):
             try:
                 if not self._stopped:
                     self._start_thread()
@@ -461,14 +462,16 @@ class Server:
         From any thread, callback or signal handler. Before main() it has the next main() return
         at once.
         """
-        # A handler of the program's own that calls this does so for the signal that has called it
-        # already, not for a second one.
-        signals = self._signals
-        if self._stopped and not (signals is not None and signals.in_handler):
-            self._hurry = True
         self._stopped = True
         lib.mlt_server_stop(self._server)
         self._ring()
+
+    def _signalled(self) -> None:
+        """Stops for a signal; for a second one, without waiting for open transactions."""
+        if self._signalled_once:
+            self._hurry = True
+        self._signalled_once = True
+        self.stop()
 
     def _ring(self) -> None:
         bell = self._bell

@@ -112,7 +112,6 @@ class StopOnSignals:
         self._stop = stop
         self._previous: dict[int, Any] = {}
         self._wakeup = -1
-        self.in_handler = False  # the program's own handler runs
 
     def __enter__(self) -> StopOnSignals:
         if threading.current_thread() is not threading.main_thread():
@@ -131,18 +130,10 @@ class StopOnSignals:
         return self
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        # A signal may come while the handler of another runs.
-        outer, self.in_handler = self.in_handler, False
         self._stop()
         previous = self._previous[number]
         if callable(previous) and previous is not signal.default_int_handler:
-            self.in_handler = True
-            try:
-                previous(number, frame)
-            finally:
-                self.in_handler = outer
-        else:
-            self.in_handler = outer
+            previous(number, frame)
 
     def __exit__(
         self,

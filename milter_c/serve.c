@@ -231,10 +231,12 @@ void mlt_server_stop(mlt_server *server)
     }
     for (mlt_connection *connection = server->first; connection != NULL;
          connection = connection->after) {
-        if (atomic_load(&connection->between)) {
+        char next;
+        /* What has come in already is read, and looks at `stopping` itself before it waits again:
+         * if it is the beginning of a message, that message may still finish. */
+        if (atomic_load(&connection->between) &&
+            recv(connection->fd, &next, 1, MSG_PEEK | MSG_DONTWAIT) <= 0) {
             atomic_store(&connection->cut, true);
-            /* What has come in already is still read: then it is not between messages any more,
-             * and its message is given back to the MTA by the end of the connection. */
             shutdown(connection->fd, SHUT_RD);
         }
     }
@@ -290,7 +292,9 @@ void mlt_server_forget(mlt_server *server, mlt_connection *connection)
     if (connection->after != NULL)
         connection->after->before = connection->before;
     server->active--;
-    /* Under the lock, so that nobody shuts down a descriptor that has become something else. */
+    /* Under the lock, so that nobody shuts down a descriptor that has become something else. The
+     * MTA is to see the end even where a forked process still has a copy of the descriptor. */
+    shutdown(connection->fd, SHUT_RDWR);
     close(connection->fd);
     connection->fd = -1;
     pthread_cond_signal(&server->room);
