@@ -12,6 +12,7 @@ import grp
 import logging
 import os
 import pwd
+import sys
 import threading
 import time
 from typing import Any, Callable
@@ -120,6 +121,8 @@ class Server:
         self._settings.absent = absent
         self._settings.mds = mds
         self._settings.negotiate = flags is None
+        # Without the interpreter's lock, threads have nothing to take turns for.
+        self._settings.turns = getattr(sys, "_is_gil_enabled", lambda: True)()
         if flags is not None:
             self._settings.flags = flags
         self.limits = Limits(self._server)

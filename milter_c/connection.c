@@ -71,8 +71,17 @@ int mlt_connection_adopt(mlt_connection *connection, int fd)
     return MLT_OK;
 }
 
+static void give_turn(mlt_connection *connection)
+{
+    if (connection->turn)
+        mlt_server_give_turn(connection->server);
+    connection->turn = false;
+}
+
 void mlt_connection_end(mlt_connection *connection)
 {
+    if (connection != NULL)
+        give_turn(connection);
     if (connection != NULL && connection->fd >= 0)
         mlt_server_forget(connection->server, connection);
 }
@@ -352,9 +361,13 @@ int mlt_connection_next(mlt_connection *connection, size_t done, int verdict, co
     if (connection == NULL || connection->fd < 0 || done > connection->count ||
         (done == 0) != (connection->count == 0))
         return MLT_ERR_CALLER;
+    give_turn(connection);
     if (done > 0)
         settle(connection, done, verdict, (mlt_span){reply, reply_len},
                (mlt_span){actions, actions_len});
     connection->count = 0;
-    return connection->ending ? finish(connection) : gather(connection);
+    int count = connection->ending ? finish(connection) : gather(connection);
+    if (count > 0)
+        connection->turn = mlt_server_take_turn(connection->server);
+    return count;
 }

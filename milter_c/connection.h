@@ -22,6 +22,7 @@ struct mlt_connection {
     struct mlt_connection *after;
     int fd; /* -1: not connected */
     bool tcp;
+    bool turn;           /* its events are being handled in a turn */
     bool ending;         /* no more is read; the filter gets the events that it is owed */
     atomic_bool between; /* waiting, outside of a message: a stop may end it */
     atomic_bool cut;     /* shut down by the server */

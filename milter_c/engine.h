@@ -62,6 +62,7 @@ typedef struct mlt_settings {
     uint32_t absent;   /* SMFIP_NO bits of the steps that it has no callback for */
     int32_t negotiate; /* true: it has a negotiate callback */
     int32_t mds;       /* true: agree to larger packets (SMFIP_MDS bits) */
+    int32_t turns;     /* true: callbacks share a lock anyway, so threads take turns (serve.h) */
     uint32_t unwanted; /* live; bit 1 << MLT_STEP_x: answer that step here, do not report it */
 } mlt_settings;
 

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "connection.h"
@@ -34,6 +35,9 @@ enum {
 /* When accept() fails: how long to leave it alone, doubled each time, and how often to say so. */
 enum { FIRST_PAUSE = 10, LONGEST_PAUSE = 1000, NOTICE_INTERVAL = 60 * 1000 };
 
+/* How long a thread waits for its turn before it takes the holder to be waiting itself. */
+enum { TURN_NANOSECONDS = 1000 * 1000 };
+
 struct mlt_server {
     mlt_settings settings;
     mlt_listener listener;
@@ -41,7 +45,9 @@ struct mlt_server {
     int wake[2];        /* a pipe; readable once the server stops */
     atomic_bool stopping;
     atomic_size_t waiting;
-    pthread_mutex_t gate; /* held by the one thread that polls for connections */
+    pthread_mutex_t turn;  /* held while a callback runs */
+    atomic_bool turn_lost; /* its holder is not at work, it waits for something */
+    pthread_mutex_t gate;  /* held by the one thread that polls for connections */
     /* Guarded by the gate. */
     int64_t pause;
     int64_t next_notice;
@@ -89,6 +95,8 @@ mlt_server *mlt_server_new(void)
     atomic_init(&server->waiting, 0);
     pthread_mutex_init(&server->gate, NULL);
     pthread_mutex_init(&server->lock, NULL);
+    pthread_mutex_init(&server->turn, NULL);
+    atomic_init(&server->turn_lost, false);
     pthread_cond_init(&server->room, NULL);
     return server;
 }
@@ -111,6 +119,7 @@ void mlt_server_free(mlt_server *server)
     mlt_server_close(server);
     close_wake(server);
     pthread_cond_destroy(&server->room);
+    pthread_mutex_destroy(&server->turn);
     pthread_mutex_destroy(&server->lock);
     pthread_mutex_destroy(&server->gate);
     free(server);
@@ -255,6 +264,50 @@ void mlt_server_cut(mlt_server *server)
         shutdown(connection->fd, SHUT_RDWR);
     }
     pthread_mutex_unlock(&server->lock);
+}
+
+/* ------------------------------------------------------------------------------------------ */
+/* Turns */
+
+static int lock_for(pthread_mutex_t *mutex, long nanoseconds)
+{
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 30)
+    const clockid_t clock = CLOCK_MONOTONIC;
+#else
+    const clockid_t clock = CLOCK_REALTIME;
+#endif
+    struct timespec until;
+    clock_gettime(clock, &until);
+    until.tv_nsec += nanoseconds;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_nsec -= 1000000000;
+        until.tv_sec++;
+    }
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 30)
+    return pthread_mutex_clocklock(mutex, clock, &until);
+#else
+    return pthread_mutex_timedlock(mutex, &until);
+#endif
+}
+
+bool mlt_server_take_turn(mlt_server *server)
+{
+    if (!server->settings.turns)
+        return false;
+    if (pthread_mutex_trylock(&server->turn) == 0)
+        return true;
+    if (atomic_load(&server->turn_lost))
+        return false;
+    if (lock_for(&server->turn, TURN_NANOSECONDS) == 0)
+        return true;
+    atomic_store(&server->turn_lost, true);
+    return false;
+}
+
+void mlt_server_give_turn(mlt_server *server)
+{
+    atomic_store(&server->turn_lost, false);
+    pthread_mutex_unlock(&server->turn);
 }
 
 /* ------------------------------------------------------------------------------------------ */

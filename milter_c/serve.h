@@ -18,6 +18,16 @@ void mlt_server_adopt(mlt_server *server, mlt_connection *connection, int fd);
 /* Closes a connection's socket and takes it off the list. */
 void mlt_server_forget(mlt_server *server, mlt_connection *connection);
 
+/*
+ * Turns. Python runs one thread at a time. Threads that come out of recv() together would fight for
+ * its lock, which costs several futex calls and context switches per event; so they line up here
+ * before they go back to Python. It is only a courtesy: a thread whose turn does not come within a
+ * millisecond goes all the same, and until the holder is back - its callback waits for a database,
+ * say - nobody waits. True: the turn was taken, and the same thread is to give it back.
+ */
+bool mlt_server_take_turn(mlt_server *server);
+void mlt_server_give_turn(mlt_server *server);
+
 bool mlt_server_stopping(const mlt_server *server);
 
 #endif
