@@ -1,0 +1,1 @@
+"""The benchmark: what a message costs a filter, with this library and others. See README.md."""
