@@ -4,7 +4,7 @@
 PYTHON = python3
 export PYTHON
 
-.PHONY: help demo test lint format build clean
+.PHONY: help demo test lint format build bench bench-check clean
 
 help:
 	@echo "make demo    build into a private environment, play a message through sample.py"
@@ -13,6 +13,8 @@ help:
 	@echo "make lint    ruff, mypy and clang-format"
 	@echo "make format  let ruff and clang-format rewrite the sources"
 	@echo "make build   source distribution and wheel, in dist/"
+	@echo "make bench   measure this library and others (quick: BENCH=\"--only full --rounds 1\")"
+	@echo "make bench-check  compare the last figures with the targets"
 	@echo "make clean   remove everything that was built or set up here"
 	@echo "Variables: PYTHON=$(PYTHON)"
 
@@ -34,9 +36,17 @@ format:
 build:
 	@scripts/build
 
+bench:
+	@scripts/setup-bench
+	@.cache/bench-ours/bin/python bench/run.py $(BENCH)
+
+bench-check:
+	@$(PYTHON) bench/check.py
+
 clean:
 	rm -rf build dist *.egg-info .venv .venv-demo .venv-lint .cache
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -f Milter/_engine*.so Milter/_engine.c
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf bench/build
 	@if [ -e milter_c/test/Makefile ]; then $(MAKE) -C milter_c/test clean; fi

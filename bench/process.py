@@ -10,8 +10,6 @@ import tempfile
 import time
 from pathlib import Path
 
-TICK = os.sysconf("SC_CLK_TCK")
-
 
 class Failed(Exception):
     """The filter did not come up, or went away."""
@@ -55,27 +53,31 @@ class Filter:
         self._environment = {**os.environ, **environment}
         self._variant = variant
         self._tcp = tcp
+        # Context switches over its whole life, those of workers with them; known when it is over.
+        self.switches = 0
 
     def __enter__(self) -> Filter:
         """Starts it, and waits until it accepts connections. Failed if it does not."""
         self._folder = tempfile.TemporaryDirectory(prefix="milter-bench-")
-        self.socket = listen_specification(self._tcp, self._folder.name)
-        self._log = open(os.path.join(self._folder.name, "log"), "wb")
+        self.folder = self._folder.name
+        self.socket = listen_specification(self._tcp, self.folder)
+        self._log = open(os.path.join(self.folder, "log"), "wb")
         try:
             self._process = subprocess.Popen(
                 [*self._command, self.socket, self._variant],
                 env=self._environment,
-                cwd=self._folder.name,
+                cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
             )
         except OSError as error:
-            self._close()
+            self._log.close()
+            self._folder.cleanup()
             raise Failed(f"cannot be started: {error}") from None
         deadline = time.monotonic() + 20
         while not connects(self.socket):
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if not self.alive or time.monotonic() > deadline:
                 text = self.log()
                 self.__exit__()
                 raise Failed("does not listen: " + (text.strip()[-300:] or "no output"))
@@ -86,33 +88,39 @@ class Filter:
         """Ends it and all that it has started."""
         # Workers of a supervisor that was killed would stay behind, so ask first, then make sure.
         tree = self.tree()
-        if self._process.poll() is None:
+        if self.alive:
             self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(0.5)
-            except subprocess.TimeoutExpired:
-                pass
+            deadline = time.monotonic() + 0.5
+            while self.alive and time.monotonic() < deadline:
+                time.sleep(0.01)
         for pid in tree:
-            if pid != self._process.pid or self._process.poll() is None:
+            if pid != self._process.pid or self.alive:
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     pass
-        self._process.wait()
-        self._close()
-
-    def _close(self) -> None:
+        if self.alive:
+            self._reap(0)
         self._log.close()
         self._folder.cleanup()
+
+    def _reap(self, options: int) -> None:
+        """Takes note of its end, and of what the system has counted for it, threads and all."""
+        pid, status, usage = os.wait4(self._process.pid, options)
+        if pid:
+            self._process.returncode = os.waitstatus_to_exitcode(status)
+            self.switches = usage.ru_nvcsw + usage.ru_nivcsw
 
     @property
     def alive(self) -> bool:
         """Whether it still runs."""
-        return self._process.poll() is None
+        if self._process.returncode is None:
+            self._reap(os.WNOHANG)
+        return self._process.returncode is None
 
     def log(self) -> str:
         """Returns what it has printed."""
-        return Path(self._folder.name, "log").read_text(errors="replace")
+        return Path(self.folder, "log").read_text(errors="replace")
 
     def tree(self) -> list[int]:
         """Returns its process and all that stem from it, by id."""
@@ -124,19 +132,6 @@ class Filter:
                 except OSError:  # the thread ended just now
                     pass
         return found
-
-    def cpu_seconds(self) -> float:
-        """Returns the CPU time, in user and system mode, of all its threads, living and dead, and
-        of its workers and their dead predecessors.
-        """
-        ticks = 0
-        for pid in self.tree():
-            try:
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            ticks += sum(map(int, fields[11:15]))
-        return ticks / TICK
 
     def resident_kib(self) -> float:
         """Returns the resident memory in KiB, pages shared with others counted in shares, so that
