@@ -4,6 +4,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/un.h>
 
@@ -39,6 +40,9 @@ static const char *parse_inet(const char *rest, int family, struct address *addr
         return "the port is no number up to 65535";
     }
     snprintf(port, sizeof port, "%.*s", (int)(at - rest), rest);
+    if (strspn(port, "0123456789") != strlen(port) || atoi(port) > 65535) {
+        return "the port is no number up to 65535";
+    }
     wanted.ai_flags = AI_NUMERICSERV;
     int code = getaddrinfo(at + 1, port, &wanted, &found);
     if (code != 0) {

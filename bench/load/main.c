@@ -18,11 +18,12 @@
 #include <unistd.h>
 
 enum {
-    EVENTS = 256,      /* taken from the poller at once */
-    OPENING = 32,      /* idle connections on their way at once, so that no backlog overflows */
-    ERRORS_MOST = 100, /* after so many the run is given up */
-    WATCHED_MOST = 64, /* processes whose CPU time is read */
-    USAGE = 2,         /* exit status: could not begin */
+    EVENTS = 256,        /* taken from the poller at once */
+    OPENING = 32,        /* idle connections on their way at once, so that no backlog overflows */
+    ERRORS_MOST = 100,   /* after so many the run is given up */
+    WATCHED_MOST = 64,   /* processes whose CPU time is read */
+    PIDS_MOST = 1 << 22, /* no process has a greater id; the clock's number would wrap around */
+    USAGE = 2,           /* exit status: could not begin */
 };
 
 static const int64_t second = 1000000000;
@@ -150,7 +151,7 @@ static void read_pids(struct options *options, char *list)
         if (options->watched == WATCHED_MOST) {
             usage("too many processes", NULL);
         }
-        options->pids[options->watched++] = (pid_t)read_count("cpu-of", one, INT32_MAX);
+        options->pids[options->watched++] = (pid_t)read_count("cpu-of", one, PIDS_MOST);
     }
 }
 

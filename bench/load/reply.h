@@ -28,7 +28,7 @@ struct reply {
     uint32_t size;            /* of the data, without the letter */
     uint32_t read;            /* how much of the data has come */
     uint32_t zeros;           /* bytes 0 in the data behind its leading integer */
-    uint8_t kept[REPLY_KEPT]; /* the first bytes of a negotiation; of others only the first four */
+    uint8_t kept[REPLY_KEPT]; /* the first bytes of a negotiation, the first four of others */
 };
 
 enum reply_state {

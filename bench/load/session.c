@@ -50,7 +50,7 @@ __attribute__((format(printf, 3, 4))) static void fail(struct load *load, struct
         va_end(arguments);
         if (s->parked) {
             snprintf(where, sizeof where, "silent after HELO");
-        } else if (s->script == NULL && s->fd >= 0) {
+        } else if (s->script == NULL && s->owed && s->out_count == 0) {
             snprintf(where, sizeof where, "negotiating");
         } else if (s->script != NULL) {
             snprintf(where, sizeof where, "message %u, after command %c", s->messages + 1,
