@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT)
 
 from bench import report  # noqa: E402 - needs the path above
 from bench.targets import TARGETS, judge_all  # noqa: E402

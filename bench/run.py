@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT)
 
 from bench import report, strace  # noqa: E402 - needs the path above
 from bench.plan import CONTENDERS, WORKLOADS, Contender, Workload  # noqa: E402
