@@ -341,12 +341,11 @@ def test_latency(load: Generator) -> None:
             time.sleep(0.1)
         return ordinary(letter, count)
 
-    _, result = load.good(slow, "--connections", "1", "--messages", "2", *SMALL)
+    _, result = load.good(slow, "--connections", "1", *SMALL)
     latency = result["latency_us"]
     assert isinstance(latency, dict)
-    # The second may be late on a busy machine, the first cannot be early; 1 % is the resolution.
-    assert latency["p50"] >= 99_000
-    assert latency["p50"] < 2_000_000
+    assert abs(latency["max"] - latency["p50"]) <= latency["max"] / 100  # in steps of 0.8 %
+    assert 100_000 <= latency["max"] <= float(str(result["seconds"])) * 1e6 - 100_000
 
 
 def test_no_reply(load: Generator) -> None:
@@ -543,7 +542,6 @@ def test_modifications(load: Generator, style: str) -> None:
         (instead("M", b"\0\0\0\0c"), (), "a reply of 0 bytes"),
         (instead("M", b"\xff\xff\xff\xffc"), (), "a reply of 4294967295 bytes"),
         (instead("M", CONTINUE * 2), (), "when no answer was owed"),
-        (instead("M", CONTINUE, options=0x4000), (), "when no answer was owed"),
         (instead("M", ADD_HEADER + CONTINUE), (), "modification h in answer to M"),
         (instead("M", b"\0\0\0\1s", options=0x400), (), "skip in answer to M"),
         (instead("B", b"\0\0\0\1s"), (), "skip in answer to B"),
@@ -572,7 +570,9 @@ def test_breach(load: Generator, answer: Answer, options: tuple[str, ...], text:
 
 
 def test_unasked(load: Generator) -> None:
-    """An answer to a step that is not to be answered is an error, if not at once."""
+    """An answer to a step that is not to be answered is an error, at the latest with the next
+    message: until then it may pass for an answer that was owed.
+    """
 
     def loud(letter: str, count: int) -> bytes:
         return ordinary(letter, count) if letter in "OE" else CONTINUE
