@@ -19,7 +19,6 @@ static struct {
     bool quiet;  /* nothing is answered that need not be */
     bool reject; /* at HELO */
     bool block;  /* the end of message waits for 20 ms */
-    bool busy;   /* the end of message computes for about a millisecond */
 } workload;
 
 /* What is kept for each connection. */
@@ -116,14 +115,6 @@ static sfsistat on_end(SMFICTX *context)
     if (workload.block) {
         nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
     }
-    if (workload.busy) {
-        struct timespec from;
-        struct timespec now;
-        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &from);
-        do {
-            clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-        } while ((now.tv_sec - from.tv_sec) * 1000000000 + now.tv_nsec - from.tv_nsec < 1000000);
-    }
     char *id = smfi_getsymval(context, symbol);
     smfi_addheader(context, header, id != NULL ? id : none);
     return SMFIS_CONTINUE;
@@ -171,7 +162,6 @@ int main(int argc, char **argv)
     workload.quiet = strcmp(argv[2], "noreply") == 0;
     workload.reject = strcmp(argv[2], "reject") == 0;
     workload.block = strcmp(argv[2], "block") == 0;
-    workload.busy = strcmp(argv[2], "busy") == 0;
     if (smfi_setconn(argv[1]) == MI_FAILURE || smfi_register(filter) == MI_FAILURE) {
         fprintf(stderr, "libmilter_c: %s: not accepted by libmilter\n", argv[1]);
         return 1;
