@@ -8,6 +8,7 @@ say; what may be done when is the wire spec's section 5.
 from __future__ import annotations
 
 import struct
+import sys
 import threading
 from operator import index as to_index
 from typing import Any
@@ -25,6 +26,8 @@ FLUSH_BYTES = 64 * 1024
 
 _INT_MAX = 2**31 - 1
 _INT_MIN = -(2**31)
+
+_GUESTS = 0 if getattr(sys, "_is_gil_enabled", lambda: True)() else 1
 
 _HEAD = struct.Struct(">IB")
 _NUMBER = struct.Struct(">I")
@@ -85,10 +88,6 @@ def _type_name(value: Any) -> str:
     return "None" if value is None else type(value).__name__
 
 
-def _packet(letter: int, payload: bytes) -> bytes:
-    return _HEAD.pack(len(payload) + 1, letter) + payload
-
-
 class _Count:
     """How many contexts there have been (API spec 1.15)."""
 
@@ -108,7 +107,9 @@ class Context:
     """
 
     __slots__ = (
+        "_complained",
         "_connection",
+        "_guests",
         "_lists",
         "_lock",
         "_macros",
@@ -116,18 +117,22 @@ class Context:
         "_out_bytes",
         "_priv",
         "_reply",
+        "_silent",
         "_step",
         "_view",
     )
 
+    _complained: set[int] | None
     _connection: Any
-    _lists: dict[int, bytes]
+    _guests: int
+    _lists: dict[int, bytes] | None
     _lock: Any
-    _macros: dict[int, tuple[int, dict[bytes, bytes]]]
-    _out: list[bytes]
+    _macros: list[tuple[int, dict[bytes, bytes]] | None] | None
+    _out: list[bytes] | None
     _out_bytes: int
     _priv: Any
     _reply: bytes | None
+    _silent: bool
     _step: int
     _view: Any
 
@@ -151,13 +156,19 @@ class Context:
         self._priv = None
         self._reply = None
         # MLT_STEP_x while a callback runs; else -1, as the engine is at work then and its memory
-        # not ours to read. A callback may have other threads work for it, so there is a lock.
+        # not ours to read. A callback may have other threads work for it, so there is a lock; and
+        # as that is rare, the end of a callback takes it only where _guests says that somebody may
+        # have it. A guest counts itself before it looks at _step, so one of both sees the other:
+        # under the interpreter's lock. Without that, everybody always takes the lock.
         self._step = -1
         self._lock = threading.RLock()
-        self._out = []
+        self._guests = _GUESTS
+        self._silent = False  # some steps were negotiated to have no answer
+        self._complained = None
+        self._out = None
         self._out_bytes = 0
-        self._lists = {}
-        self._macros = {}
+        self._lists = None
+        self._macros = None
         count.created += 1
         return self
 
@@ -168,16 +179,37 @@ class Context:
             self._view = None
             self._step = -1
 
+    def _enter(self) -> int:
+        """Keeps the callback that runs now, if one does, from ending; returns its step or -1."""
+        self._lock.acquire()
+        self._guests += 1
+        return self._step
+
+    def _leave(self) -> None:
+        """Ends what _enter() began."""
+        self._guests -= 1
+        self._lock.release()
+
+    def _has_complained(self, step: int) -> bool:
+        """Whether a complaint about a step's answer was made before; from now on it was."""
+        if self._complained is None:
+            self._complained = set()
+        before = step in self._complained
+        self._complained.add(step)
+        return before
+
     def _take_out(self) -> bytes:
         """Returns the queued packets, in order, and forgets them."""
+        if self._out is None:
+            return b""
         out = b"".join(self._out)
-        self._out.clear()
+        self._out = None
         self._out_bytes = 0
         return out
 
     def _macro_lists(self) -> bytes:
         """Returns the macro lists as they stand behind the options (wire spec 2.5)."""
-        lists = sorted(self._lists.items())
+        lists = sorted(self._lists.items()) if self._lists is not None else []
         return b"".join(_NUMBER.pack(stage) + names + b"\0" for stage, names in lists)
 
     def _skip_steps(self, mask: int) -> None:
@@ -198,20 +230,30 @@ class Context:
         if out and lib.mlt_connection_send(self._connection, out, len(out)) != lib.MLT_OK:
             raise error(f"{failure}: {ffi.string(self._view.error).decode('utf-8', 'replace')}")
 
+    def _queue(self, letter: int, payload: bytes) -> None:
+        packet = _HEAD.pack(len(payload) + 1, letter) + payload
+        if self._out is None:
+            self._out = [packet]
+        else:
+            self._out.append(packet)
+
     def _act(self, failure: str, action: int, letter: int, payload: bytes) -> None:
         """Queues a modification, if it may be made now."""
-        with self._lock:
+        step = self._enter()
+        try:
             self._open()
-            if self._step != lib.MLT_STEP_EOM:
+            if step != lib.MLT_STEP_EOM:
                 raise error(f"{failure}: only allowed in eom")
             if not self._view.actions & action:
                 raise error(f"{failure}: not negotiated with the MTA")
             if len(payload) > self._view.send_payload:
                 raise error(f"{failure}: {len(payload)} bytes, more than {self._view.send_payload}")
-            self._out.append(_packet(letter, payload))
+            self._queue(letter, payload)
             self._out_bytes += len(payload)
             if self._out_bytes >= FLUSH_BYTES:
                 self._flush(failure)
+        finally:
+            self._leave()
 
     # What callbacks use. All positional.
 
@@ -236,9 +278,10 @@ class Context:
             other = b"{" + wanted + b"}"
         elif len(wanted) == 3 and wanted[:1] == b"{" and wanted[2:] == b"}":
             other = wanted[1:2]
-        with self._lock:
+        step = self._enter()
+        try:
             self._open()
-            if self._step < 0:
+            if step < 0:
                 raise error("bad context: macros can only be read while a callback runs")
             for stage in _STAGES_LATEST_FIRST:
                 macros = self._stage_macros(stage)
@@ -250,13 +293,17 @@ class Context:
                     value = _first(macros, wanted, other)
                 if value is not None:
                     return to_text(value)
+        finally:
+            self._leave()
         return None
 
     def _stage_macros(self, stage: int) -> dict[bytes, bytes]:
         """Returns the macros of one stage, parsed once for each time that the MTA sent them."""
         face = self._view.macros[stage]
         generation = face.generation
-        cached = self._macros.get(stage)
+        if self._macros is None:
+            self._macros = [None] * lib.MLT_STAGES
+        cached = self._macros[stage]
         if cached is not None and cached[0] == generation:
             return cached[1]
         macros: dict[bytes, bytes] = {}
@@ -463,11 +510,14 @@ class Context:
         Has an effect in eom only: elsewhere Sendmail would end the connection, so there it does
         nothing. Source: wire spec 4.6.
         """
-        with self._lock:
+        step = self._enter()
+        try:
             self._open()
-            if self._step == lib.MLT_STEP_EOM:
-                self._out.append(_packet(lib.SMFIR_PROGRESS, b""))
+            if step == lib.MLT_STEP_EOM:
+                self._queue(lib.SMFIR_PROGRESS, b"")
                 self._flush("cannot notify progress")
+        finally:
+            self._leave()
 
     @no_keywords
     def setsymlist(self, stage: int, names: str | bytes, /) -> None:
@@ -490,6 +540,8 @@ class Context:
             raise error(f"{failure}: only allowed in negotiate")
         if number not in _STAGES_LATEST_FIRST:
             raise error(f"{failure}: there is no stage {number}")
+        if self._lists is None:
+            self._lists = {}
         if number in self._lists:
             raise error(f"{failure}: stage {number} has one already")
         if _OPTIONS + len(self._macro_lists()) + 5 + len(text) > self._view.send_payload:

@@ -69,65 +69,108 @@ _ALL_NR_BITS = int(lib.mlt_protocol_nr_bits())
 _STATES: tuple[int, ...] = tuple(int(row.state) for row in _STEPS)
 
 
-# What a callback gets besides the context, by step. The bytes are copied here, once.
+# How each step's callback is called. The event's bytes are copied here, once.
+
+unpack = ffi.unpack
+"""Copies a text out of the engine's memory."""
+
+Invoke = Callable[[Callback, Context, Any], Any]
+"""Calls a callback with its connection's context and what an event says."""
 
 
-def _nothing(event: Any, view: Any) -> tuple[Any, ...]:
-    return ()
+def _call_plain(callback: Callback, context: Context, event: Any) -> Any:
+    return callback(context)
 
 
-def _text(event: Any, view: Any) -> tuple[Any, ...]:
-    return (to_text(ffi.unpack(event.data, event.len)),)
+def _call_text(callback: Callback, context: Context, event: Any) -> Any:
+    return callback(context, unpack(event.data, event.len).decode("utf-8", "surrogateescape"))
 
 
-def _words(event: Any, view: Any) -> list[bytes]:
-    words: list[bytes] = ffi.unpack(event.data, event.len).split(b"\0")
-    return words
+def _call_words(callback: Callback, context: Context, event: Any) -> Any:
+    return callback(context, *unpack(event.data, event.len).split(b"\0"))
 
 
-def _header(event: Any, view: Any) -> tuple[Any, ...]:
-    name, _, value = ffi.unpack(event.data, event.len).partition(b"\0")
-    return (to_text(name), value)
+def _call_header(callback: Callback, context: Context, event: Any) -> Any:
+    name, _, value = unpack(event.data, event.len).partition(b"\0")
+    return callback(context, name.decode("utf-8", "surrogateescape"), value)
 
 
-def _chunk(event: Any, view: Any) -> tuple[Any, ...]:
-    return (ffi.unpack(event.data, event.len),)
+def _call_chunk(callback: Callback, context: Context, event: Any) -> Any:
+    return callback(context, unpack(event.data, event.len))
 
 
-def _client(event: Any, view: Any) -> tuple[Any, ...]:
+def _call_client(callback: Callback, context: Context, event: Any) -> Any:
     """Host name, family and address, the last two as the socket module has them (API spec 1.6)."""
-    host = to_text(ffi.unpack(event.data, event.len))
+    view = context._view
+    host = to_text(unpack(event.data, event.len))
     family = chr(view.family)
     address = ffi.string(view.address)
     if family == "4":
-        return (host, int(socket.AF_INET), (address.decode("ascii"), view.port))
+        client = (address.decode("ascii"), view.port)
+        return callback(context, host, int(socket.AF_INET), client)
     if family == "6":
-        return (host, int(socket.AF_INET6), (address.decode("ascii"), view.port, 0, 0))
+        return callback(
+            context, host, int(socket.AF_INET6), (address.decode("ascii"), view.port, 0, 0)
+        )
     if family == "L":
-        return (host, int(socket.AF_UNIX), to_text(address))
-    return (host, 0, None)
+        return callback(context, host, int(socket.AF_UNIX), to_text(address))
+    return callback(context, host, 0, None)
 
 
-def _options(event: Any, view: Any) -> tuple[Any, ...]:
-    return ([view.offered_actions, view.offered_protocol, 0, 0],)
+def _call_negotiate(callback: Callback, context: Context, event: Any) -> Any:
+    """Takes over what the callback made of the offer."""
+    view = context._view
+    options = [view.offered_actions, view.offered_protocol, 0, 0]
+    status = callback(context, options)
+    if not isinstance(status, int):
+        raise error("The negotiate callback must return int")
+    verdict = int(status)
+    if verdict == CONTINUE:
+        if len(options) < 2:
+            raise error("The negotiate callback must leave actions and protocol in the list")
+        view.actions = options[0] & 0xFFFFFFFFFFFFFFFF
+        view.protocol = options[1] & 0xFFFFFFFFFFFFFFFF
+    # The engine refuses, and names, every other; REJECT stands for those beyond its int.
+    return verdict if -(2**31) <= verdict < 2**31 else REJECT
 
 
-_ARGUMENTS: dict[int, Callable[[Any, Any], Any]] = {
-    lib.MLT_STEP_NEGOTIATE: _options,
-    lib.MLT_STEP_CONNECT: _client,
-    lib.MLT_STEP_HELO: _text,
-    lib.MLT_STEP_MAIL: _words,
-    lib.MLT_STEP_RCPT: _words,
-    lib.MLT_STEP_DATA: _nothing,
-    lib.MLT_STEP_HEADER: _header,
-    lib.MLT_STEP_EOH: _nothing,
-    lib.MLT_STEP_BODY: _chunk,
-    lib.MLT_STEP_EOM: _nothing,
-    lib.MLT_STEP_ABORT: _nothing,
-    lib.MLT_STEP_CLOSE: _nothing,
-    lib.MLT_STEP_UNKNOWN: _text,
+_INVOKE_BY_STEP: dict[int, Invoke] = {
+    lib.MLT_STEP_NEGOTIATE: _call_negotiate,
+    lib.MLT_STEP_CONNECT: _call_client,
+    lib.MLT_STEP_HELO: _call_text,
+    lib.MLT_STEP_MAIL: _call_words,
+    lib.MLT_STEP_RCPT: _call_words,
+    lib.MLT_STEP_DATA: _call_plain,
+    lib.MLT_STEP_HEADER: _call_header,
+    lib.MLT_STEP_EOH: _call_plain,
+    lib.MLT_STEP_BODY: _call_chunk,
+    lib.MLT_STEP_EOM: _call_plain,
+    lib.MLT_STEP_ABORT: _call_plain,
+    lib.MLT_STEP_CLOSE: _call_plain,
+    lib.MLT_STEP_UNKNOWN: _call_text,
 }
-_DECODERS = tuple(_ARGUMENTS[step] for step in range(len(CALLBACKS)))
+INVOKERS: tuple[Invoke, ...] = tuple(_INVOKE_BY_STEP[step] for step in range(len(CALLBACKS)))
+"""How a callback is called, by step."""
+
+_short_cuts: dict[Callback, Invoke] = {}
+
+
+def short_cut(callback: Callback) -> Callable[[Invoke], Invoke]:
+    """Decorator: what does the same as that callback, with fewer calls in between."""
+
+    def register(invoke: Invoke) -> Invoke:
+        _short_cuts[callback] = invoke
+        return invoke
+
+    return register
+
+
+def invoker(step: int, callback: Callback | None) -> Invoke:
+    """Returns how the callback of a step is to be called."""
+    found = None
+    with contextlib.suppress(TypeError):  # a callable need not be hashable
+        found = _short_cuts.get(callback) if callback is not None else None
+    return found or INVOKERS[step]
 
 
 def log(level: int, text: str, *values: object, **options: Any) -> None:
@@ -136,143 +179,203 @@ def log(level: int, text: str, *values: object, **options: Any) -> None:
         logger.log(level, text, *values, **options)
 
 
+Answer = tuple[int, int, Any, int, bytes, int]
+"""What the engine's `next` functions take: events done, verdict, reply text, packets to send."""
+
+
 class Dispatcher:
-    """Runs the callbacks of one connection after the other, in one thread.
+    """Runs callbacks in one thread: of one connection after the other, or of many in turn.
 
     Args:
         server: whose callbacks, policy and name these are.
-        connection: the engine's connection object; it is used again and again.
+        contexts: the contexts of open connections by their id. In the pool all threads share it:
+            a connection's entry is only touched by the thread that works for it.
     """
 
-    def __init__(self, server: Server, connection: Any) -> None:
+    def __init__(self, server: Server, contexts: dict[int, Context]) -> None:
         self._server = server
-        self._connection = connection
-        self._view = lib.mlt_connection_view(connection)
-        self._events = [self._view.events[i] for i in range(lib.MLT_EVENTS)]
-        self._context: Context | None = None
-        self._complained: set[int] = set()
-        self._reported = False
+        self._contexts = contexts
+        self._connection: Any = None
+        self._view: Any = None
+        self._events: list[Any] = []
 
-    def run(self) -> None:
-        """Serves the connection that the engine has accepted, to its end."""
-        server = self._server
-        connection = self._connection
-        view = self._view
-        events = self._events
-        callbacks = server.callbacks
-        next_batch = lib.mlt_connection_next
-        self._context = None
-        self._complained.clear()
-        self._reported = False
-        unanswered = 0  # NR bits in force, whether or not the MTA knows of them
-        negotiating = True
-        done = 0
-        verdict = CONTINUE
-        reply: Any = ffi.NULL
-        reply_len = 0
-        out = b""
+    def run(self, connection: Any) -> None:
+        """Serves the connection that the engine has accepted, to its end.
+
+        Args:
+            connection: the engine's connection object; it is used again and again.
+        """
+        view = lib.mlt_connection_view(connection)
+        self._take(connection, view, view.events)
+        proceed = lib.mlt_connection_proceed
+        handle = self._handle
+        number = view.id
+        answer: Answer | None = None
         while True:
-            count = next_batch(connection, done, verdict, reply, reply_len, out, len(out))
+            if answer is None:
+                count = proceed(connection)
+            else:
+                count = lib.mlt_connection_next(connection, *answer)
             if count <= 0:
                 break
-            if negotiating:
-                negotiating = False
-                unanswered = view.protocol & _ALL_NR_BITS
-            done = 0
-            reply = ffi.NULL
-            reply_len = 0
-            out = b""
-            while True:
-                event = events[done]
-                step = event.step
-                done += 1
-                callback = callbacks[step]
-                if server.debug > 0:
-                    log(
-                        logging.DEBUG,
-                        "%s: connection %d: %s",
-                        server.name,
-                        view.id,
-                        CALLBACKS[step],
+            answer = handle(number, count)
+        self._end(number)
+
+    def run_pool(self, worker: Any, work: Any, start: Callable[[], None]) -> int:
+        """Serves whichever connection has events, until there is something else to do.
+
+        Args:
+            worker: the engine's worker object.
+            work: its face.
+            start: called when one more thread is wanted.
+
+        Returns:
+            MLT_STOPPED, or MLT_NOTICE, after which it may be called again.
+        """
+        self._take(None, None, work.events)
+        proceed = lib.mlt_worker_proceed
+        handle = self._handle
+        answer: Answer | None = None
+        while True:
+            if answer is None:
+                count = proceed(worker)
+            else:
+                count = lib.mlt_worker_next(worker, *answer)
+            number = work.id
+            if count > 0:
+                if work.start:
+                    start()
+                self._connection = work.connection
+                self._view = work.view
+                answer = handle(number, count)
+                continue
+            answer = None
+            status = work.status
+            if status != lib.MLT_END:
+                return int(status)
+            self._view = work.view
+            self._end(number)
+
+    def _take(self, connection: Any, view: Any, events: Any) -> None:
+        self._connection = connection
+        self._view = view
+        if not self._events:
+            self._events = [events[i] for i in range(lib.MLT_EVENTS)]
+
+    def _handle(self, number: int, count: int) -> Answer | None:
+        """Calls the callbacks of a batch.
+
+        Args:
+            number: the connection's id.
+            count: how many events the batch has.
+
+        Returns:
+            How the last of them, as far as they were handled, is answered. None where all are
+            answered CONTINUE and there is nothing to send.
+        """
+        server = self._server
+        callbacks = server.callbacks
+        invokers = server.invokers
+        events = self._events
+        context = self._contexts.get(number)
+        done = 0
+        while done < count:
+            event = events[done]
+            done += 1
+            step = event.step
+            callback = callbacks[step]
+            if server.debug > 0:
+                self._trace(step)
+            if context is None and callback is not None and (step != _CLOSE or server.always_close):
+                context = Context._create(self._connection, self._view)
+                self._contexts[number] = context
+            if context is None or callback is None:
+                if step == NEGOTIATE:
+                    return (done, ALL_OPTS, ffi.NULL, 0, b"", 0)
+            else:
+                context._step = step
+                try:
+                    verdict = invokers[step](callback, context, event)
+                    if verdict is not CONTINUE and verdict is not NOREPLY:
+                        verdict = self._check_status(verdict, step)
+                except BaseException as problem:
+                    # SystemExit and KeyboardInterrupt too: a callback does not end the process.
+                    verdict = self._failed(problem, context, step)
+                # From here on the engine is at work. A callback may have had other threads work
+                # for it: one that is using the context now is let finish.
+                context._step = -1
+                if context._guests:
+                    with context._lock:
+                        pass
+                if (
+                    context._out
+                    or step == NEGOTIATE
+                    or (
+                        (verdict is not CONTINUE or context._silent)
+                        and not (verdict is NOREPLY and event.owed)
                     )
-                if callback is None or (
-                    step == _CLOSE and self._context is None and not server.always_close
                 ):
-                    verdict = ALL_OPTS if step == NEGOTIATE else CONTINUE
-                else:
-                    context = self._context
-                    if context is None:
-                        context = self._context = Context._create(connection, view)
-                    verdict = self._call(callback, context, event, step)
-                    if context._out or step == NEGOTIATE:
-                        out = context._macro_lists() if step == NEGOTIATE else context._take_out()
-                    if context._reply is not None:
-                        text = self._matching_reply(context, step, verdict)
-                        if text is not None:
-                            reply = text
-                            reply_len = len(text)
-                if NR_BITS[step] & unanswered:
-                    if verdict != NOREPLY:
-                        self._complain_of_answer(step, verdict)
-                    if done < count and verdict in (CONTINUE, NOREPLY, SKIP):
-                        continue
-                elif verdict in (NOREPLY, SKIP):
-                    self._complain_of_odd(step, verdict)
-                break
-            if step == NEGOTIATE:
-                negotiating = True
-            elif step == _CLOSE:
-                # Before the engine gives the socket up, so that whoever waits for the end of all
-                # connections finds it told.
-                self._close_context()
-                self._report_end()
-        self._close_context()
+                    answer = self._answer(context, event, done, verdict)
+                    if answer is not None:
+                        return answer
+            if step == _CLOSE:
+                context = None
+                self._close(number)
+        return None
+
+    def _answer(self, context: Context, event: Any, done: int, verdict: int) -> Answer | None:
+        """Returns how an event is answered; None where the engine needs not be told."""
+        step = event.step
+        if step == NEGOTIATE:
+            context._silent = self._view.protocol & _ALL_NR_BITS != 0 and verdict == CONTINUE
+            lists = context._macro_lists()
+            return (done, verdict, ffi.NULL, 0, lists, len(lists))
+        if event.owed:
+            if verdict != NOREPLY:
+                self._complain_of_answer(context, step, verdict)
+        elif verdict in (NOREPLY, SKIP):
+            self._complain_of_odd(context, step, verdict)
+        out = context._take_out()
+        if event.owed == lib.MLT_OWED_NOTHING and verdict in (CONTINUE, NOREPLY, SKIP) and not out:
+            return None
+        text = None
+        if context._reply is not None:
+            text = self._matching_reply(context, step, verdict)
+        if text is None:
+            return (done, verdict, ffi.NULL, 0, out, len(out))
+        return (done, verdict, text, len(text), out, len(out))
+
+    def _trace(self, step: int) -> None:
+        log(
+            logging.DEBUG,
+            "%s: connection %d: %s",
+            self._server.name,
+            self._view.id,
+            CALLBACKS[step],
+        )
+
+    def _close(self, number: int) -> None:
+        """A session is over. One more over the same connection gets a context of its own.
+
+        Before the engine gives the socket up, so that whoever waits for the end of all connections
+        finds it told.
+        """
+        context = self._contexts.pop(number, None)
+        if context is not None:
+            context._detach()
         self._report_end()
 
-    def _close_context(self) -> None:
-        """The session is over; one more over the same connection gets a context of its own."""
-        if self._context is not None:
-            self._context._detach()
-            self._context = None
-
-    def _call(self, callback: Callback, context: Context, event: Any, step: int) -> int:
-        """Calls one callback and returns a verdict that the engine knows."""
-        context._step = step
-        try:
-            if step == NEGOTIATE:
-                return self._negotiate(callback, context, event)
-            status = callback(context, *_DECODERS[step](event, self._view))
-            if type(status) is int and status in _VERDICTS:
-                return status
-            return self._check_status(status, step)
-        except BaseException as problem:
-            # SystemExit and KeyboardInterrupt too: a callback does not end the process.
-            return self._failed(problem, context, step)
-        finally:
-            with context._lock:
-                context._step = -1
-
-    def _negotiate(self, callback: Callback, context: Context, event: Any) -> int:
-        """Calls the negotiate callback and takes over what it made of the offer."""
-        view = self._view
-        options = _options(event, view)[0]
-        status = callback(context, options)
-        if not isinstance(status, int):
-            raise error("The negotiate callback must return int")
-        verdict = int(status)
-        if verdict == CONTINUE:
-            if len(options) < 2:
-                raise error("The negotiate callback must leave actions and protocol in the list")
-            view.actions = options[0] & 0xFFFFFFFFFFFFFFFF
-            view.protocol = options[1] & 0xFFFFFFFFFFFFFFFF
-        # The engine refuses, and names, every other; REJECT stands for those beyond its int.
-        return verdict if -(2**31) <= verdict < 2**31 else REJECT
+    def _end(self, number: int) -> None:
+        """The connection is over."""
+        self._close(number)
 
     @staticmethod
     def _check_status(status: Any, step: int) -> int:
         """Returns a verdict for what is not plainly one; raises where it is none."""
         if not isinstance(status, int):
             raise error(f"The {CALLBACKS[step]} callback must return int")
+        if step == NEGOTIATE:
+            return status
         verdict = int(status) & 0xFFFFFFFF
         if verdict in _VERDICTS:
             return verdict
@@ -331,11 +434,10 @@ class Dispatcher:
         context._reply = None
         return text
 
-    def _complain_of_answer(self, step: int, verdict: int) -> None:
+    def _complain_of_answer(self, context: Context, step: int, verdict: int) -> None:
         """Says, once for a step, that a verdict was given where none is sent."""
-        if step in self._complained:
+        if step in (_ABORT, _CLOSE) or context._has_complained(step):
             return
-        self._complained.add(step)
         log(
             logging.WARNING,
             "%s: connection %d: milter claimed not to reply in state %d but did anyway %d "
@@ -347,17 +449,22 @@ class Dispatcher:
             CALLBACKS[step],
         )
 
-    def _complain_of_odd(self, step: int, verdict: int) -> None:
+    def _complain_of_odd(self, context: Context, step: int, verdict: int) -> None:
         """Says, once for a step, that NOREPLY or SKIP came where the MTA does not expect it."""
-        if step in self._complained or step in (NEGOTIATE, _ABORT, _CLOSE):
+        protocol = self._view.protocol
+        if step in (_ABORT, _CLOSE):
             return
         if verdict == NOREPLY:
+            # The data of an end of message comes as a body event, which is part of the other.
+            if NR_BITS[step] & protocol:
+                return
             what = "returned NOREPLY, which was not negotiated; CONTINUE is sent"
-        elif step == _BODY and self._view.protocol & P_SKIP:
+        elif step == _BODY and protocol & P_SKIP:
             return
         else:
             what = "returned SKIP, which the MTA does not expect there; CONTINUE is sent"
-        self._complained.add(step)
+        if context._has_complained(step):
+            return
         log(
             logging.WARNING,
             "%s: connection %d: the %s callback %s",
@@ -371,9 +478,9 @@ class Dispatcher:
         """Logs, in one line, why a connection has ended that did not end in order."""
         view = self._view
         status = view.status
-        if status == lib.MLT_OK or self._reported:
+        if status == lib.MLT_OK or view.reported:
             return
-        self._reported = True
+        view.reported = True
         level = logging.WARNING
         if status in (lib.MLT_END, lib.MLT_STOPPED):
             level = logging.INFO

@@ -7,7 +7,6 @@ and keep each to its end; none starts before main().
 
 from __future__ import annotations
 
-import contextvars
 import grp
 import logging
 import os
@@ -17,26 +16,24 @@ import threading
 import time
 from typing import Any, Callable
 
-from Milter import _dispatch, _threadstate
+from Milter import _dispatch
 from Milter._constants import CURR_ACTS, TEMPFAIL, VERSION
 from Milter._context import to_bytes, to_c_int
 from Milter._dispatch import log
 from Milter._engine import ffi, lib
 from Milter._errors import error
 from Milter._signals import Bell, StopOnSignals
+from Milter._threads import BLOCKED, Pool, ThreadPerConnection
 
 Callback = Callable[..., Any]
-
-IDLE_THREADS = 32
-"""Threads that may wait for connections; those beyond end with their connection."""
 
 DRAIN = 5.0
 """Seconds that open transactions get to finish when a server stops."""
 
+_MOST_THREADS = 10000
 _LARGEST_LIMIT = 2**31 - 1  # what MTAs, too, have an int for
 _IDLE_GRACE = 0.05  # seconds for idle connections to end
 _CUT_GRACE = 0.5  # seconds for the last callbacks once the connections were cut
-_RETRY = 1.0  # seconds until main() tries again to start a thread
 _BACKLOG = 4096  # the operating system cuts it to what it allows
 
 _UNSET: Any = object()
@@ -66,6 +63,27 @@ def _time(name: str, what: str) -> Any:
         setattr(self._settings, name, int(value * 1000))
 
     return property(get, put, doc=what)
+
+
+def _from_environment(name: str, value: int | None) -> int:
+    """Returns a number of threads or processes.
+
+    Args:
+        name: of the environment variable that counts if there is no keyword.
+        value: the keyword, or None.
+
+    Raises:
+        milter.error: it is no whole number from 0 on.
+    """
+    text = os.environ.get(name, "") if value is None else str(value)
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdigit() and int(text) <= _MOST_THREADS):
+        raise error(
+            f"cannot run main: {name if value is None else name.lower()[7:]} must be a whole "
+            f"number from 0 to {_MOST_THREADS}, not {text!r}"
+        )
+    return int(text)
 
 
 class Limits:
@@ -113,10 +131,10 @@ class Server:
         version: int = VERSION,
         mds: bool = False,
     ) -> None:
-        self._server = ffi.gc(lib.mlt_server_new(), lib.mlt_server_free)
-        if self._server == ffi.NULL:
+        self.engine = ffi.gc(lib.mlt_server_new(), lib.mlt_server_free)
+        if self.engine == ffi.NULL:
             raise MemoryError
-        self._settings = lib.mlt_server_settings(self._server)
+        self._settings = lib.mlt_server_settings(self.engine)
         self._settings.version = version
         self._settings.absent = absent
         self._settings.mds = mds
@@ -125,14 +143,18 @@ class Server:
         self._settings.turns = getattr(sys, "_is_gil_enabled", lambda: True)()
         if flags is not None:
             self._settings.flags = flags
-        self.limits = Limits(self._server)
+        self.limits = Limits(self.engine)
         # libmilter tells every connection's end; pymilter only those of which the filter has seen
         # something before.
         self.always_close = flags is not None
         self.callbacks: list[Callback | None] = [None] * len(_dispatch.CALLBACKS)
+        self.invokers = list(_dispatch.INVOKERS)  # how each of them is called
         self.exception_policy = TEMPFAIL
         self.flags = CURR_ACTS  # stored and, as with libmilter, of no effect
         self.debug = 0
+        self.blocked = BLOCKED  # seconds until a callback of the pool counts as blocked
+        self.threads: int | None = None  # what main() takes for None
+        self.shared = False  # other processes accept from the same socket
         self.drain = DRAIN  # seconds that open transactions get when it stops
         self._name: str | None = None
         self._spec: bytes | None = None
@@ -145,9 +167,6 @@ class Server:
         self._signalled_once = False
         self._hurry = False  # a second signal came
         self._bell: Bell | None = None
-        self._threads = 0
-        self._missing = False  # nobody waits for connections, as no thread could be started
-        self._busy = 0  # threads that have a connection
         self._skip_missing()
 
     # Settings.
@@ -160,16 +179,16 @@ class Server:
     @property
     def address(self) -> Any:
         """Where the socket is bound: a path, or (host, port); None while it is not open."""
-        if lib.mlt_server_fd(self._server) < 0:
+        if lib.mlt_server_fd(self.engine) < 0:
             return None
-        text = os.fsdecode(ffi.string(lib.mlt_server_address(self._server)))
+        text = os.fsdecode(ffi.string(lib.mlt_server_address(self.engine)))
         if self._is_unix():
             return text
         host, _, port = text.rpartition(" ")
         return (host, int(port))
 
     def _is_unix(self) -> bool:
-        text = ffi.string(lib.mlt_server_address(self._server))
+        text = ffi.string(lib.mlt_server_address(self.engine))
         return b" " not in text or b"/" in text
 
     def set_flags(self, flags: int, /) -> None:
@@ -180,6 +199,7 @@ class Server:
         if callback is not None and not callable(callback):
             raise TypeError("callback parameter must be callable")
         previous, self.callbacks[step] = self.callbacks[step], callback
+        self.invokers[step] = _dispatch.invoker(step, callback)
         self._skip_missing()
         return previous
 
@@ -271,8 +291,8 @@ class Server:
         for parameter, callback in given:
             if callback is not _UNSET and callback is not None and not callable(callback):
                 raise TypeError(f"{parameter} parameter must be callable")
-        if lib.mlt_server_check_version(self._server) != lib.MLT_OK:
-            raise error(f"cannot register: {self._problem()}")
+        if lib.mlt_server_check_version(self.engine) != lib.MLT_OK:
+            raise error(f"cannot register: {self.problem()}")
         for step, callback in (
             (lib.MLT_STEP_UNKNOWN, unknown),
             (lib.MLT_STEP_DATA, data),
@@ -331,8 +351,9 @@ class Server:
 
     # The socket.
 
-    def _problem(self) -> str:
-        return os.fsdecode(ffi.string(lib.mlt_server_error(self._server)))
+    def problem(self) -> str:
+        """Returns the text of the engine's last failure."""
+        return os.fsdecode(ffi.string(lib.mlt_server_error(self.engine)))
 
     def setconn(self, spec: Any, /) -> None:
         """Sets where to listen. It is not looked at before the socket is opened.
@@ -359,8 +380,8 @@ class Server:
         if self._spec is None:
             raise error(f"{failure}: setconn() comes first")
         self._options.replace = replace
-        if lib.mlt_server_open(self._server, self._spec, self._options) != lib.MLT_OK:
-            raise error(f"{failure}: {os.fsdecode(self._spec)}: {self._problem()}")
+        if lib.mlt_server_open(self.engine, self._spec, self._options) != lib.MLT_OK:
+            raise error(f"{failure}: {os.fsdecode(self._spec)}: {self.problem()}")
 
     def opensocket(self, rmsock: bool | int, /) -> None:
         """Binds and listens, so that a wrong socket shows before main().
@@ -383,12 +404,20 @@ class Server:
 
     # Running.
 
-    def main(self, *, drain: float | None = None) -> None:
+    def main(
+        self,
+        *,
+        drain: float | None = None,
+        threads: int | None = None,
+    ) -> None:
         """Serves until stopped: by stop(), SIGTERM, SIGINT or SIGHUP.
 
         Args:
             drain: seconds that open transactions get to finish then; None for the attribute
                 `drain`. A second signal ends them at once.
+            threads: how many threads of a pool serve all connections (docs/pool.md); 0: each
+                connection has a thread of its own. None: as MILTER_THREADS in the environment
+                says, else 0.
 
         Raises:
             milter.error: `cannot run main`, and why; `milter module in use` if it runs already.
@@ -396,13 +425,14 @@ class Server:
         After setconn() and register(); it opens the socket if that is not open. May be called
         again after it has returned.
         """
+        size = _from_environment("MILTER_THREADS", self.threads if threads is None else threads)
         with self._lock:
             if self._running:
                 raise error("milter module in use")
             self._running = True
         try:
             self._open("cannot run main", False)
-            self._serve(self.drain if drain is None else drain)
+            self._serve(self.drain if drain is None else drain, size)
         finally:
             with self._lock:
                 self._running = False
@@ -410,54 +440,50 @@ class Server:
                 self._signalled_once = False
                 self._hurry = False
                 bell, self._bell = self._bell, None
-            lib.mlt_server_close(self._server)
+            lib.mlt_server_close(self.engine)
             if bell is not None:
                 bell.close()
 
-    def _serve(self, drain: float) -> None:
+    def _serve(self, drain: float, threads: int) -> None:
         """Starts the first thread, waits for the end, and sees all threads off."""
-        if lib.mlt_server_start(self._server) != lib.MLT_OK:
-            raise error(f"cannot run main: {self._problem()}")
+        if lib.mlt_server_start(self.engine) != lib.MLT_OK:
+            raise error(f"cannot run main: {self.problem()}")
         bell = self._bell = Bell()
+        crew: ThreadPerConnection | Pool = (
+            Pool(self, threads, bell) if threads else ThreadPerConnection(self)
+        )
         with StopOnSignals(bell, self._signalled):
             try:
                 if not self._stopped:
-                    self._start_thread()
+                    crew.start()
                 while not self._stopped:
-                    bell.wait(_RETRY if self._missing else None)
-                    if self._missing:
-                        self._try_again()
+                    bell.wait(crew.attend())
             except RuntimeError as problem:
                 raise error(f"cannot run main: {problem}") from problem
             finally:
                 # Also when the program's own handler raised: graceful on the way out.
                 self._stopped = True
-                lib.mlt_server_stop(self._server)
-                self._see_off(bell, drain)
+                lib.mlt_server_stop(self.engine)
+                self._see_off(crew, bell, drain)
 
-    def _see_off(self, bell: Bell, drain: float) -> None:
+    def _see_off(self, crew: ThreadPerConnection | Pool, bell: Bell, drain: float) -> None:
         """Closes the socket, lets open transactions finish, and cuts off the rest."""
         # Those between two messages need a moment to end, even where nobody waits for the others.
         deadline = time.monotonic() + max(drain, _IDLE_GRACE)
-        while lib.mlt_server_waiting(self._server):
-            bell.wait(0.05)
+        crew.refuse(bell)
         # At once, so that MTAs are refused instead of waiting in the backlog for nobody.
-        lib.mlt_server_close(self._server)
-        while self._active() and not self._hurry:
+        lib.mlt_server_close(self.engine)
+        while crew.active() and not self._hurry:
             left = deadline - time.monotonic()
             if left <= 0:
                 break
             bell.wait(left)
-        if self._active():
-            log(logging.WARNING, "%s: cutting off %d connections", self.name, self._active())
-            lib.mlt_server_cut(self._server)
+        if crew.active():
+            log(logging.WARNING, "%s: cutting off %d connections", self.name, crew.active())
+            lib.mlt_server_cut(self.engine)
             deadline = time.monotonic() + _CUT_GRACE
-            while self._active() and time.monotonic() < deadline:
+            while crew.active() and time.monotonic() < deadline:
                 bell.wait(deadline - time.monotonic())
-
-    def _active(self) -> int:
-        """Returns how many connections are open, or not yet told of in the log."""
-        return max(int(lib.mlt_server_active(self._server)), self._busy)
 
     def stop(self) -> None:
         """Stops main(): no new connections, open transactions may finish. Never blocks.
@@ -466,8 +492,8 @@ class Server:
         at once.
         """
         self._stopped = True
-        lib.mlt_server_stop(self._server)
-        self._ring()
+        lib.mlt_server_stop(self.engine)
+        self.ring()
 
     def _signalled(self) -> None:
         """Stops for a signal; for a second one, without waiting for open transactions."""
@@ -476,85 +502,12 @@ class Server:
         self._signalled_once = True
         self.stop()
 
-    def _ring(self) -> None:
+    def is_stopped(self) -> bool:
+        """Whether stop() was called."""
+        return self._stopped
+
+    def ring(self) -> None:
+        """Wakes main(). From any thread."""
         bell = self._bell
         if bell is not None:
             bell.ring()
-
-    # Threads.
-
-    def _start_thread(self) -> None:
-        """Starts one more thread to wait for connections."""
-        self._threads += 1
-        threading.Thread(
-            target=self._work, name=f"{self.name}-{self._threads}", daemon=True
-        ).start()
-
-    def _work(self) -> None:
-        """One thread: waits for a connection, keeps it to its end, and waits for the next."""
-        connection = ffi.gc(lib.mlt_connection_new(self._server), lib.mlt_connection_free)
-        if connection == ffi.NULL:
-            self._lack_thread("no memory for a connection")
-            return
-        view = lib.mlt_connection_view(connection)
-        dispatcher = _dispatch.Dispatcher(self, connection)
-        while True:
-            status = lib.mlt_connection_accept(connection)
-            if status == lib.MLT_NOTICE:
-                log(logging.ERROR, "%s: %s", self.name, os.fsdecode(ffi.string(view.error)))
-                continue
-            if status != lib.MLT_OK:
-                self._ring()
-                return
-            if view.alone:
-                self._replace_thread()
-            with self._lock:
-                self._busy += 1
-            try:
-                contextvars.Context().run(dispatcher.run)
-            except BaseException:
-                log(
-                    logging.ERROR,
-                    "%s: connection %d: internal error",
-                    self.name,
-                    view.id,
-                    exc_info=True,
-                )
-            finally:
-                lib.mlt_connection_end(connection)
-                with self._lock:
-                    self._busy -= 1
-            if self._stopped:
-                self._ring()
-            if not _threadstate.renew():
-                if not lib.mlt_server_waiting(self._server):
-                    self._replace_thread()
-                return
-            if lib.mlt_server_waiting(self._server) >= IDLE_THREADS:
-                return
-
-    def _replace_thread(self) -> None:
-        """Starts a thread to wait where this one no longer does."""
-        if self._stopped:
-            return
-        try:
-            self._start_thread()
-        except (RuntimeError, MemoryError) as problem:
-            # New connections wait in the backlog until a thread is free again, or main() can start
-            # one.
-            self._lack_thread(f"cannot start a thread: {problem}")
-
-    def _lack_thread(self, problem: str) -> None:
-        """Says so, once, and leaves it to main()."""
-        log(logging.ERROR, "%s: %s", self.name, problem)
-        self._missing = True
-        self._ring()
-
-    def _try_again(self) -> None:
-        """Starts the thread that could not be started, if it is still wanted and can be now."""
-        if not lib.mlt_server_waiting(self._server):
-            try:
-                self._start_thread()
-            except (RuntimeError, MemoryError):
-                return
-        self._missing = False

@@ -9,8 +9,8 @@
 
 #include "engine.h"
 
-/* Enough for the commands of an ordinary envelope; a body makes it grow. */
-enum { FIRST_CAPACITY = 4096 };
+/* Enough for the macros of a step. */
+enum { FIRST_CAPACITY = 256 };
 
 void mlt_buffer_init(mlt_buffer *buffer)
 {

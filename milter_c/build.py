@@ -14,10 +14,13 @@ from cffi import FFI
 
 HERE = "milter_c"
 SOURCES = [
+    "blocking.c",
     "buffer.c",
     "codec.c",
     "connection.c",
     "frame.c",
+    "poller.c",
+    "pool.c",
     "protocol.c",
     "serve.c",
     "session.c",
@@ -31,6 +34,7 @@ DEPENDS = [
     "connection.h",
     "engine.h",
     "frame.h",
+    "poller.h",
     "protocol.def",
     "protocol.h",
     "serve.h",

@@ -7,40 +7,35 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include "frame.h"
 #include "serve.h"
 #include "socket.h"
 
 enum {
-    KEEP_BYTES = 64 * 1024,       /* receive buffer that is kept while nothing comes */
+    KEEP_IDLE = 16 * 1024,        /* receive buffer that is kept while nothing comes */
     KEEP_IN_MESSAGE = 256 * 1024, /* and inside a message: MTAs send chunks of 65535 bytes */
-    ROOM_BYTES = 1024             /* free bytes that are worth a read */
+    ROOM_BYTES = 4096,            /* free bytes that are worth a read */
+    READ_BYTES = 64 * 1024,       /* as much as an MTA writes at once */
+    OUT_BYTES = 64 * 1024 * 1024  /* that may wait to be written */
 };
 
-mlt_connection *mlt_connection_new(mlt_server *server)
+void mlt_connection_init(mlt_connection *connection, mlt_server *server)
 {
-    if (server == NULL)
-        return NULL;
-    mlt_connection *connection = calloc(1, sizeof *connection);
-    if (connection == NULL)
-        return NULL;
     connection->server = server;
     connection->fd = -1;
+    connection->batch = NULL;
     mlt_buffer_init(&connection->in);
+    mlt_buffer_init(&connection->out);
     mlt_session_init(&connection->session, mlt_server_settings(server), &connection->view);
-    return connection;
 }
 
-void mlt_connection_free(mlt_connection *connection)
+void mlt_connection_release(mlt_connection *connection)
 {
-    if (connection == NULL)
-        return;
     mlt_connection_end(connection);
     mlt_session_free(&connection->session);
     mlt_buffer_free(&connection->in);
-    free(connection);
+    mlt_buffer_free(&connection->out);
 }
 
 mlt_view *mlt_connection_view(mlt_connection *connection)
@@ -48,17 +43,30 @@ mlt_view *mlt_connection_view(mlt_connection *connection)
     return connection == NULL ? NULL : &connection->view;
 }
 
+void mlt_connection_lend(mlt_connection *connection, mlt_batch *batch, mlt_event *events)
+{
+    batch->count = 0;
+    batch->events = events;
+    connection->batch = batch;
+    connection->view.events = events;
+}
+
 void mlt_connection_begin(mlt_connection *connection, int fd, uint64_t id)
 {
     const mlt_settings *settings = mlt_server_settings(connection->server);
-    mlt_socket_prepare(fd, settings->idle_timeout, settings->write_timeout, &connection->tcp);
+    if (connection->nonblocking)
+        mlt_socket_prepare(fd, -1, -1, &connection->tcp);
+    else
+        mlt_socket_prepare(fd, settings->idle_timeout, settings->write_timeout, &connection->tcp);
     connection->fd = fd;
     connection->ending = false;
     connection->deadline = 0;
-    connection->count = 0;
+    if (connection->batch != NULL)
+        connection->batch->count = 0;
     atomic_store(&connection->between, false);
     atomic_store(&connection->cut, false);
-    mlt_buffer_clear(&connection->in, KEEP_BYTES);
+    mlt_buffer_clear(&connection->in, KEEP_IDLE);
+    mlt_buffer_clear(&connection->out, 0);
     mlt_session_reset(&connection->session);
     connection->view.id = id;
 }
@@ -71,23 +79,66 @@ int mlt_connection_adopt(mlt_connection *connection, int fd)
     return MLT_OK;
 }
 
-static void give_turn(mlt_connection *connection)
-{
-    if (connection->turn)
-        mlt_server_give_turn(connection->server);
-    connection->turn = false;
-}
-
-void mlt_connection_end(mlt_connection *connection)
-{
-    if (connection != NULL)
-        give_turn(connection);
-    if (connection != NULL && connection->fd >= 0)
-        mlt_server_forget(connection->server, connection);
-}
-
 /* ------------------------------------------------------------------------------------------ */
 /* Out */
+
+static int write_failed(mlt_connection *connection, int status, int code)
+{
+    connection->ending = true;
+    mlt_buffer_clear(&connection->out, 0);
+    if (atomic_load(&connection->cut))
+        return mlt_view_fail(&connection->view, MLT_STOPPED,
+                             "ended inside a message because the server stops");
+    if (status == MLT_ERR_TIMEOUT)
+        return mlt_view_fail(&connection->view, status, "the MTA does not read what is sent to it");
+    return mlt_view_fail(&connection->view, status, "cannot write to the MTA: %s", strerror(code));
+}
+
+void mlt_connection_write_timeout(mlt_connection *connection)
+{
+    write_failed(connection, MLT_ERR_TIMEOUT, 0);
+}
+
+/* Keeps for later what the socket did not take. */
+static int keep(mlt_connection *connection, const struct iovec *parts, int count)
+{
+    for (int i = 0; i < count; i++) {
+        int status =
+            mlt_buffer_append(&connection->out, parts[i].iov_base, parts[i].iov_len, OUT_BYTES);
+        if (status != MLT_OK) {
+            connection->ending = true;
+            mlt_buffer_clear(&connection->out, 0);
+            return mlt_view_fail(&connection->view, status,
+                                 "the MTA does not read the %d bytes that wait for it", OUT_BYTES);
+        }
+    }
+    return MLT_OK;
+}
+
+/* Writes the parts, which it changes. */
+static int write_parts(mlt_connection *connection, struct iovec *parts, int count)
+{
+    if (mlt_buffer_len(&connection->out) > 0)
+        return keep(connection, parts, count);
+    int status = mlt_socket_write(connection->fd, parts, count);
+    if (status == MLT_OK)
+        return MLT_OK;
+    if (status == MLT_ERR_TIMEOUT && connection->nonblocking)
+        return keep(connection, parts, count);
+    return write_failed(connection, status, errno);
+}
+
+void mlt_connection_flush(mlt_connection *connection)
+{
+    mlt_buffer *out = &connection->out;
+    struct iovec rest = {out->bytes + out->start, mlt_buffer_len(out)};
+    int status = mlt_socket_write(connection->fd, &rest, 1);
+    mlt_buffer_take(out, mlt_buffer_len(out) - rest.iov_len);
+    if (status == MLT_OK)
+        mlt_buffer_clear(out, 0);
+    else if (status != MLT_ERR_TIMEOUT)
+        write_failed(connection, status, errno);
+}
 
 /* Sends actions and a reply in one write. */
 static int send_reply(mlt_connection *connection, const char *actions, size_t actions_len,
@@ -112,16 +163,7 @@ static int send_reply(mlt_connection *connection, const char *actions, size_t ac
     }
     if (count == 0)
         return MLT_OK;
-    int status = mlt_socket_write(connection->fd, parts, count);
-    if (status == MLT_OK)
-        return MLT_OK;
-    connection->ending = true;
-    if (atomic_load(&connection->cut))
-        return mlt_view_fail(&connection->view, MLT_STOPPED,
-                             "ended inside a message because the server stops");
-    if (status == MLT_ERR_TIMEOUT)
-        return mlt_view_fail(&connection->view, status, "the MTA does not read what is sent to it");
-    return mlt_view_fail(&connection->view, status, "cannot write to the MTA: %s", strerror(errno));
+    return write_parts(connection, parts, count);
 }
 
 int mlt_connection_send(mlt_connection *connection, const char *packets, size_t len)
@@ -154,16 +196,25 @@ static void answer_options(mlt_connection *connection, int verdict, mlt_span lis
     send_reply(connection, NULL, 0, reply, lists);
 }
 
-/* Takes in what the filter said to the first `done` events of the batch. */
-static void settle(mlt_connection *connection, size_t done, int verdict, mlt_span text,
-                   mlt_span actions)
+bool mlt_connection_may_answer(const mlt_connection *connection, size_t done)
 {
-    const mlt_event *event = &connection->view.events[done - 1];
+    size_t count = connection->batch->count;
+    return connection->fd >= 0 && done <= count && (done == 0) == (count == 0);
+}
+
+void mlt_connection_settle(mlt_connection *connection, size_t done, int verdict, mlt_span text,
+                           mlt_span actions)
+{
+    mlt_batch *batch = connection->batch;
+    if (done == 0)
+        return;
+    const mlt_event *event = &batch->events[done - 1];
     /* What was looked at beyond the last of them is looked at again, in the light of its verdict.
      */
-    if (done < connection->count)
-        connection->session.at = connection->marks[done - 1];
-    mlt_buffer_take(&connection->in, connection->ends[done - 1]);
+    if (done < batch->count)
+        connection->session.at = batch->marks[done - 1];
+    mlt_buffer_take(&connection->in, batch->ends[done - 1]);
+    batch->count = 0;
     if (connection->ending)
         return;
     if (event->step == MLT_STEP_NEGOTIATE) {
@@ -177,7 +228,7 @@ static void settle(mlt_connection *connection, size_t done, int verdict, mlt_spa
 /* ------------------------------------------------------------------------------------------ */
 /* In */
 
-static int64_t packet_time(const mlt_settings *settings)
+int64_t mlt_connection_packet_time(const mlt_settings *settings)
 {
     int64_t packet = settings->packet_timeout;
     int64_t idle = settings->idle_timeout;
@@ -186,77 +237,64 @@ static int64_t packet_time(const mlt_settings *settings)
     return idle >= 0 && idle < packet ? idle : packet;
 }
 
-/* Reads more of a packet that has begun, up to its deadline. */
-static ssize_t read_rest(mlt_connection *connection, char *to, size_t room)
-{
-    int64_t time = packet_time(mlt_server_settings(connection->server));
-    int64_t left = -1;
-    if (time >= 0) {
-        int64_t now = mlt_socket_now();
-        if (connection->deadline == 0)
-            connection->deadline = now + time;
-        left = connection->deadline > now ? connection->deadline - now : 0;
-    }
-    ssize_t got = mlt_socket_read(connection->fd, to, room, false, connection->tcp);
-    if (got >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK))
-        return got;
-    if (left == 0 || mlt_socket_wait(connection->fd, left) == 0) {
-        errno = EAGAIN;
-        return -1;
-    }
-    return mlt_socket_read(connection->fd, to, room, false, connection->tcp);
-}
-
-/* Reads the beginning of the next packet. The one place where a connection waits for long. */
-static ssize_t read_first(mlt_connection *connection, char *to, size_t room)
-{
-    const mlt_settings *settings = mlt_server_settings(connection->server);
-    /* Said before looking whether the server stops: so either we see that, or it sees us. */
-    atomic_store(&connection->between, !mlt_session_in_message(&connection->session));
-    if (atomic_load(&connection->between) && mlt_server_stopping(connection->server)) {
-        atomic_store(&connection->cut, true);
-        return 0;
-    }
-    ssize_t got =
-        mlt_socket_read(connection->fd, to, room, settings->idle_timeout != 0, connection->tcp);
-    int code = errno;
-    atomic_store(&connection->between, false);
-    errno = code;
-    return got;
-}
-
-/* Gets more bytes. False: there are none, the view says why if that is not in order. */
-static bool fill(mlt_connection *connection)
+bool mlt_connection_room(mlt_connection *connection, char **to, size_t *room)
 {
     mlt_buffer *in = &connection->in;
-    mlt_view *view = &connection->view;
-    bool begun = mlt_buffer_len(in) > 0;
     const mlt_settings *settings = mlt_server_settings(connection->server);
-    if (!begun)
-        mlt_buffer_clear(in, mlt_session_in_message(&connection->session) ? KEEP_IN_MESSAGE
-                                                                          : KEEP_BYTES);
-    /* Grows with what has come, never with what a length promises. */
+    /* Grows with what has come, never with what a length promises. Where there is a large buffer
+     * already, reads are large, too. */
+    size_t wanted = in->capacity - mlt_buffer_len(in) >= READ_BYTES ? READ_BYTES : ROOM_BYTES;
     int status =
-        mlt_buffer_reserve(in, ROOM_BYTES, settings->receive_frame + MLT_FRAME_LENGTH + ROOM_BYTES);
+        mlt_buffer_reserve(in, wanted, settings->receive_frame + MLT_FRAME_LENGTH + wanted);
     if (status != MLT_OK) {
-        mlt_view_fail(view, status, "no memory for a packet");
+        mlt_view_fail(&connection->view, status, "no memory for a packet");
+        connection->ending = true;
         return false;
     }
-    char *to = in->bytes + in->end;
-    size_t room = in->capacity - in->end;
-    ssize_t got = begun ? read_rest(connection, to, room) : read_first(connection, to, room);
-    if (got > 0) {
-        in->end += (size_t)got;
+    *to = in->bytes + in->end;
+    *room = in->capacity - in->end;
+    return true;
+}
+
+void mlt_connection_shrink(mlt_connection *connection)
+{
+    if (mlt_buffer_len(&connection->in) == 0)
+        mlt_buffer_clear(&connection->in, mlt_session_in_message(&connection->session)
+                                              ? KEEP_IN_MESSAGE
+                                              : KEEP_IDLE);
+}
+
+bool mlt_connection_may_wait(mlt_connection *connection)
+{
+    /* Said before looking whether the server stops: so either we see that, or it sees us. */
+    bool between =
+        mlt_buffer_len(&connection->in) == 0 && !mlt_session_in_message(&connection->session);
+    atomic_store(&connection->between, between);
+    if (!between || !mlt_server_stopping(connection->server))
         return true;
+    atomic_store(&connection->cut, true);
+    mlt_connection_received(connection, 0, 0);
+    return false;
+}
+
+void mlt_connection_received(mlt_connection *connection, ssize_t got, int code)
+{
+    mlt_view *view = &connection->view;
+    atomic_store(&connection->between, false);
+    if (got > 0) {
+        connection->in.end += (size_t)got;
+        return;
     }
-    int code = errno;
+    bool begun = mlt_buffer_len(&connection->in) > 0;
+    bool in_message = mlt_session_in_message(&connection->session);
+    connection->ending = true;
     if (atomic_load(&connection->cut)) {
-        if (begun || mlt_session_in_message(&connection->session))
+        if (begun || in_message)
             mlt_view_fail(view, MLT_STOPPED, "ended inside a message because the server stops");
     } else if (got == 0 && begun) {
         mlt_view_fail(view, MLT_ERR_PEER, "the MTA closed the connection inside a packet");
     } else if (got == 0) {
-        if (mlt_session_in_message(&connection->session))
+        if (in_message)
             mlt_view_fail(view, MLT_END, "the MTA closed the connection inside a message");
     } else if (code == EAGAIN || code == EWOULDBLOCK) {
         mlt_view_fail(view, MLT_ERR_TIMEOUT,
@@ -265,15 +303,15 @@ static bool fill(mlt_connection *connection)
     } else {
         mlt_view_fail(view, MLT_ERR_IO, "cannot read from the MTA: %s", strerror(code));
     }
-    return false;
 }
 
 /* Adds the event that stands behind the batch. */
 static void add(mlt_connection *connection, size_t end)
 {
-    connection->ends[connection->count] = end;
-    connection->marks[connection->count] = connection->session.at;
-    connection->count++;
+    mlt_batch *batch = connection->batch;
+    batch->ends[batch->count] = end;
+    batch->marks[batch->count] = connection->session.at;
+    batch->count++;
 }
 
 /* What the filter is still owed; 0 and the end of everything when that is nothing. */
@@ -284,14 +322,15 @@ static int finish(mlt_connection *connection)
         add(connection, 0);
         return 1;
     }
-    mlt_connection_end(connection);
     return 0;
 }
 
-/* Takes packets out of the buffer until there is something to report. A run of events that need
- * no answer is reported at once. */
-static int gather(mlt_connection *connection)
+/* A run of events that need no answer is reported at once. */
+int mlt_connection_gather(mlt_connection *connection)
 {
+    if (connection->ending)
+        return finish(connection);
+    mlt_batch *batch = connection->batch;
     mlt_buffer *in = &connection->in;
     mlt_view *view = &connection->view;
     mlt_session *session = &connection->session;
@@ -301,14 +340,10 @@ static int gather(mlt_connection *connection)
     for (;;) {
         int status =
             mlt_frame_next(mlt_buffer_data(in) + used, mlt_buffer_len(in) - used, limit, &packet);
-        if (connection->count > 0 &&
-            (status != MLT_OK || !mlt_session_may_run_ahead(session, &packet)))
-            return (int)connection->count;
-        if (status == MLT_NEED_MORE) {
-            if (!fill(connection))
-                return finish(connection);
-            continue;
-        }
+        if (batch->count > 0 && (status != MLT_OK || !mlt_session_may_run_ahead(session, &packet)))
+            return (int)batch->count;
+        if (status == MLT_NEED_MORE)
+            return MLT_GATHER_MORE;
         if (status != MLT_OK) {
             size_t size = mlt_frame_get_u32(mlt_buffer_data(in));
             mlt_view_fail(view, status, "packet of %zu bytes, not 1 to %zu", size, limit);
@@ -316,26 +351,27 @@ static int gather(mlt_connection *connection)
         }
         connection->deadline = 0;
         mlt_mark mark = session->at;
-        mlt_event *event = &view->events[connection->count];
+        mlt_event *event = &view->events[batch->count];
         mlt_take take = mlt_session_receive(session, &packet, event);
-        if (connection->count > 0 && take != MLT_TAKE_EVENT &&
+        if (batch->count > 0 && take != MLT_TAKE_EVENT &&
             !(take == MLT_TAKE_NOTHING && packet.letter == SMFIC_MACRO)) {
             /* As if it had not been looked at: it may be something else after the batch. */
             session->at = mark;
             view->status = MLT_OK;
             view->error[0] = '\0';
-            return (int)connection->count;
+            return (int)batch->count;
         }
         switch (take) {
         case MLT_TAKE_EVENT:
             used += packet.used;
             add(connection, used);
-            if (!event->noreply || event->step == MLT_STEP_ABORT || connection->count == MLT_EVENTS)
-                return (int)connection->count;
+            if (event->owed != MLT_OWED_NOTHING || event->step == MLT_STEP_ABORT ||
+                batch->count == MLT_EVENTS)
+                return (int)batch->count;
             break;
         case MLT_TAKE_FIRST:
             add(connection, used);
-            return (int)connection->count;
+            return (int)batch->count;
         case MLT_TAKE_ANSWER:
             send_reply(connection, NULL, 0, session->answer, (mlt_span){NULL, 0});
             mlt_buffer_take(in, packet.used);
@@ -343,7 +379,7 @@ static int gather(mlt_connection *connection)
                 return finish(connection);
             break;
         case MLT_TAKE_NOTHING:
-            if (connection->count > 0)
+            if (batch->count > 0)
                 used += packet.used;
             else
                 mlt_buffer_take(in, packet.used);
@@ -353,21 +389,4 @@ static int gather(mlt_connection *connection)
             return finish(connection);
         }
     }
-}
-
-int mlt_connection_next(mlt_connection *connection, size_t done, int verdict, const char *reply,
-                        size_t reply_len, const char *actions, size_t actions_len)
-{
-    if (connection == NULL || connection->fd < 0 || done > connection->count ||
-        (done == 0) != (connection->count == 0))
-        return MLT_ERR_CALLER;
-    give_turn(connection);
-    if (done > 0)
-        settle(connection, done, verdict, (mlt_span){reply, reply_len},
-               (mlt_span){actions, actions_len});
-    connection->count = 0;
-    int count = connection->ending ? finish(connection) : gather(connection);
-    if (count > 0)
-        connection->turn = mlt_server_take_turn(connection->server);
-    return count;
 }

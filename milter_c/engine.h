@@ -5,15 +5,22 @@
  * cffi's parser knows: no macros, no inline functions. The constants and tables of protocol.def
  * are added by build.py.
  *
- * How a filter uses it: a thread makes one connection object, waits in mlt_connection_accept(),
+ * A filter waits in one of two ways.
+ *
+ * A thread per connection: a thread makes one connection object, waits in mlt_connection_accept(),
  * then calls mlt_connection_next() again and again: each call hands over the answer to the events
  * of the call before and comes back with the next ones, until it returns 0. Then the same object
- * accepts again. Text in an event points into the connection's receive buffer: it is the
- * connection's, and good until the next call with that connection.
+ * accepts again.
  *
- * Threads: a connection is used by one thread at a time; a server by any number. The fields of
- * mlt_settings are set before mlt_server_start() and only read afterwards, those marked "live"
- * excepted.
+ * The pool: a few threads make one worker object each and call mlt_worker_next() again and again.
+ * Each call hands over an answer likewise, and comes back with the next events of any connection.
+ *
+ * Text in an event points into the connection's receive buffer: it is the connection's, and good
+ * until the next call that hands over an answer to it.
+ *
+ * Threads: a connection and a worker are used by one thread at a time; a server and a pool by any
+ * number. The fields of mlt_settings are set before mlt_server_start() and only read afterwards,
+ * those marked "live" excepted.
  */
 #ifndef MLT_ENGINE_H
 #define MLT_ENGINE_H
@@ -121,6 +128,9 @@ void mlt_server_cut(mlt_server *server);
 /* Closes the listening socket and removes the socket file if it still is the one we made. */
 void mlt_server_close(mlt_server *server);
 
+/* Leaves the socket file to another process: this one will not remove it. */
+void mlt_server_disown(mlt_server *server);
+
 /* Connections open now; threads waiting in mlt_connection_accept(). */
 size_t mlt_server_active(const mlt_server *server);
 size_t mlt_server_waiting(const mlt_server *server);
@@ -135,10 +145,18 @@ enum mlt_sizes {
     MLT_ERROR_TEXT = 320 /* bytes of an error text, NUL included */
 };
 
+/* What becomes of the verdict on an event. */
+enum mlt_owed {
+    MLT_OWED_VERDICT = 0,
+    MLT_OWED_NOTHING = 1, /* none goes out: its NR bit was negotiated */
+    MLT_OWED_CONTINUE = 2 /* the filter asked for its NR bit, which the MTA does not know: CONTINUE
+                             goes out, whatever it is */
+};
+
 /* One thing that happened. */
 typedef struct mlt_event {
-    int32_t step;    /* MLT_STEP_x */
-    int32_t noreply; /* true: no verdict of this event goes out (its NR bit was negotiated) */
+    int32_t step; /* MLT_STEP_x */
+    int32_t owed; /* mlt_owed */
     /* Its text, without the final NUL: HELO, UNKNOWN: the argument; MAIL, RCPT: the arguments,
      * separated by NUL; HEADER: name NUL value; CONNECT: the host name; BODY: the chunk. */
     const char *data;
@@ -154,10 +172,10 @@ typedef struct mlt_macros {
 
 /* The face of a connection: to be read, but for the fields marked "to set". */
 typedef struct mlt_view {
-    uint64_t id;    /* counts the connections of one server, from 1 */
-    int32_t status; /* mlt_status of what ended it; MLT_OK for an orderly end */
-    int32_t alone;  /* after accept: no other thread waits there; the caller should start one */
-    mlt_event events[64]; /* MLT_EVENTS */
+    uint64_t id;       /* counts the connections of one server, from 1 */
+    int32_t status;    /* mlt_status of what ended it; MLT_OK for an orderly end */
+    int32_t alone;     /* after accept: no other thread waits there; the caller should start one */
+    mlt_event *events; /* the batch, MLT_EVENTS at most */
     mlt_macros macros[7]; /* by SMFIM_x */
     /* Negotiation. Valid from MLT_STEP_NEGOTIATE on. */
     uint32_t offered_version;
@@ -166,6 +184,7 @@ typedef struct mlt_view {
     uint32_t absent;           /* NO bits of the steps without callback */
     uint64_t actions;          /* to set during NEGOTIATE; afterwards the actions agreed on */
     uint64_t protocol;         /* to set during NEGOTIATE; afterwards what the filter asked for */
+    int32_t reported;          /* to set: its end is in the log */
     uint32_t unwanted;   /* to set at any event; as mlt_settings.unwanted, for this connection */
     size_t send_payload; /* bytes of data that a sent packet may have */
     /* CONNECT. */
@@ -205,8 +224,79 @@ int mlt_connection_next(mlt_connection *connection, size_t done, int verdict, co
 /* Sends whole packets now, while an event is being handled. */
 int mlt_connection_send(mlt_connection *connection, const char *packets, size_t len);
 
+/* As mlt_connection_next() where all events of the batch were answered CONTINUE or NOREPLY, and
+ * there is nothing to send besides. */
+int mlt_connection_proceed(mlt_connection *connection);
+
 /* Ends it whatever its state, without events; needed only when next() was not called to its end. */
 void mlt_connection_end(mlt_connection *connection);
+
+/* ------------------------------------------------------------------------------------------ */
+/* Pool: a few threads for all connections of a server */
+
+typedef struct mlt_pool mlt_pool;
+typedef struct mlt_worker mlt_worker;
+
+typedef struct mlt_pool_options {
+    size_t threads;    /* threads at most that run callbacks */
+    size_t active;     /* of these, how many may do so without one of them being blocked */
+    int64_t threshold; /* ms after which a callback counts as blocked while others wait */
+    int32_t shared;    /* true: other processes accept from the same socket */
+    int32_t bell;      /* a byte is written to this descriptor when all threads are blocked */
+} mlt_pool_options;
+
+/* What a worker's thread is to see of it. */
+typedef struct mlt_work {
+    mlt_connection *connection; /* whose events these are; its memory is good until the next call */
+    mlt_view *view;
+    uint64_t id;          /* view->id */
+    int32_t status;       /* when there are no events: why */
+    int32_t start;        /* true: one more thread is wanted, with a worker of its own */
+    mlt_event events[64]; /* MLT_EVENTS */
+    char error[320];      /* MLT_ERROR_TEXT; after MLT_NOTICE */
+} mlt_work;
+
+/* For a server that was started. NULL, with the text in mlt_server_error(). The server must outlive
+ * it; it is freed when it has no workers any more. */
+mlt_pool *mlt_pool_new(mlt_server *server, const mlt_pool_options *options);
+void mlt_pool_free(mlt_pool *pool);
+
+/* Connections whose end has not been told yet. */
+size_t mlt_pool_connections(mlt_pool *pool);
+
+/* Stops accepting. To be called after mlt_server_stop() and before mlt_server_close(). */
+void mlt_pool_refuse(mlt_pool *pool);
+
+/* The thread that work.start asked for could not be started; it is asked for again a while later.
+ */
+void mlt_pool_lacks_thread(mlt_pool *pool);
+
+/* True, once, when all threads have been blocked for a while with work waiting for them; and again
+ * a minute later if they still are. */
+int mlt_pool_take_exhausted(mlt_pool *pool);
+
+/* NULL for want of memory. The pool must outlive it. */
+mlt_worker *mlt_worker_new(mlt_pool *pool);
+void mlt_worker_free(mlt_worker *worker);
+
+/* Part of the worker; lives as long as it does. */
+mlt_work *mlt_worker_work(mlt_worker *worker);
+
+/*
+ * Answers the last batch, as mlt_connection_next() does, and waits for the next one of whichever
+ * connection. Returns the number of events; 0 with work.status MLT_END when work.connection has
+ * ended and was told all, MLT_NOTICE (text in work.error) or MLT_STOPPED, after which the worker is
+ * to be freed; or MLT_ERR_CALLER.
+ */
+int mlt_worker_next(mlt_worker *worker, size_t done, int verdict, const char *reply,
+                    size_t reply_len, const char *actions, size_t actions_len);
+
+/* As mlt_connection_proceed(). */
+int mlt_worker_proceed(mlt_worker *worker);
+
+/* Ends the connection whose events are at hand, without events. mlt_worker_next() goes on with
+ * others. */
+void mlt_worker_abandon(mlt_worker *worker);
 
 /* ------------------------------------------------------------------------------------------ */
 /* Framing and codec, for the MTA's side. No I/O. */

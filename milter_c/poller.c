@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/types.h>
 #include <unistd.h>
 
 #if defined(MLT_POLLER_EPOLL)
@@ -16,7 +17,6 @@
 #elif defined(MLT_POLLER_KQUEUE)
 #include <sys/event.h>
 #include <sys/time.h>
-#include <sys/types.h>
 #else
 #include <pthread.h>
 

@@ -46,7 +46,8 @@ void mlt_poller_free(mlt_poller *poller);
 int mlt_poller_add(mlt_poller *poller, int fd, void *tag, unsigned wants);
 
 /* Registers a listening socket, for reading, on which several processes wait: where the system can
- * do that, a connection wakes one of them instead of all. Not to be changed afterwards, only
+ * do that, a connection wakes one of them instead of all. Whoever is told of one must accept it,
+ * because the others may not hear of it before the next. Not to be changed afterwards, only
  * removed. 0, or -1 with errno. */
 int mlt_poller_add_shared(mlt_poller *poller, int fd, void *tag);
 

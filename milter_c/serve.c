@@ -1,20 +1,16 @@
 /*
- * serve.c - servers; accepting; stopping.
+ * serve.c - servers: settings, the listening socket, the open connections, stopping.
  */
 #include "serve.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <poll.h>
-#include <pthread.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "connection.h"
@@ -35,36 +31,7 @@ enum {
 /* When accept() fails: how long to leave it alone, doubled each time, and how often to say so. */
 enum { FIRST_PAUSE = 10, LONGEST_PAUSE = 1000, NOTICE_INTERVAL = 60 * 1000 };
 
-/* How long a thread waits for its turn before it takes the holder to be waiting itself. */
-enum { TURN_NANOSECONDS = 1000 * 1000 };
-
-struct mlt_server {
-    mlt_settings settings;
-    mlt_listener listener;
-    atomic_int process; /* that started it; a forked child has but a copy */
-    int wake[2];        /* a pipe; readable once the server stops */
-    atomic_bool stopping;
-    atomic_size_t waiting;
-    pthread_mutex_t turn;  /* held while a callback runs */
-    atomic_bool turn_lost; /* its holder is not at work, it waits for something */
-    pthread_mutex_t gate;  /* held by the one thread that polls for connections */
-    /* Guarded by the gate. */
-    int64_t pause;
-    int64_t next_notice;
-    size_t failures;
-    /* Guarded by the lock. */
-    pthread_mutex_t lock;
-    pthread_cond_t room; /* fewer connections than before, or the server stops */
-    mlt_connection *first;
-    size_t active;
-    uint64_t last_id;
-    char error[MLT_ERROR_TEXT];
-};
-
-static int fail(mlt_server *server, int status, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-
-static int fail(mlt_server *server, int status, const char *format, ...)
+int mlt_server_fail(mlt_server *server, int status, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -115,7 +82,7 @@ void mlt_server_free(mlt_server *server)
     if (server == NULL)
         return;
     /* Its file stays: another process that was forked from this one may go on listening on it. */
-    server->listener.made_file = false;
+    mlt_server_disown(server);
     mlt_server_close(server);
     close_wake(server);
     pthread_cond_destroy(&server->room);
@@ -162,9 +129,9 @@ int mlt_server_check_version(mlt_server *server)
     if ((version & ~UINT32_C(0x7F)) == ((uint32_t)SMFI_VERSION & ~UINT32_C(0x7F)) ||
         (version >= 2 && version <= 4))
         return MLT_OK;
-    return fail(server, MLT_ERR_CALLER,
-                "smfi_register: version mismatch application: %" PRIu32 " != milter: %d", version,
-                SMFI_VERSION);
+    return mlt_server_fail(server, MLT_ERR_CALLER,
+                           "smfi_register: version mismatch application: %" PRIu32 " != milter: %d",
+                           version, SMFI_VERSION);
 }
 
 /* ------------------------------------------------------------------------------------------ */
@@ -194,16 +161,24 @@ const char *mlt_server_address(const mlt_server *server)
 
 void mlt_server_close(mlt_server *server)
 {
+    /* A thread of the pool may be accepting at this moment. */
+    pthread_mutex_lock(&server->gate);
     mlt_socket_close(&server->listener);
+    pthread_mutex_unlock(&server->gate);
+}
+
+void mlt_server_disown(mlt_server *server)
+{
+    server->listener.made_file = false;
 }
 
 int mlt_server_start(mlt_server *server)
 {
     if (server->listener.fd < 0)
-        return fail(server, MLT_ERR_CALLER, "the socket is not open");
+        return mlt_server_fail(server, MLT_ERR_CALLER, "the socket is not open");
     int wake[2];
     if (pipe(wake) != 0)
-        return fail(server, MLT_ERR_IO, "cannot make a pipe: %s", strerror(errno));
+        return mlt_server_fail(server, MLT_ERR_IO, "cannot make a pipe: %s", strerror(errno));
     for (int i = 0; i < 2; i++)
         fcntl(wake[i], F_SETFD, FD_CLOEXEC);
     /* Under the lock, as another thread may be stopping the server at this moment. */
@@ -267,50 +242,6 @@ void mlt_server_cut(mlt_server *server)
 }
 
 /* ------------------------------------------------------------------------------------------ */
-/* Turns */
-
-static int lock_for(pthread_mutex_t *mutex, long nanoseconds)
-{
-#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 30)
-    const clockid_t clock = CLOCK_MONOTONIC;
-#else
-    const clockid_t clock = CLOCK_REALTIME;
-#endif
-    struct timespec until;
-    clock_gettime(clock, &until);
-    until.tv_nsec += nanoseconds;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_nsec -= 1000000000;
-        until.tv_sec++;
-    }
-#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 30)
-    return pthread_mutex_clocklock(mutex, clock, &until);
-#else
-    return pthread_mutex_timedlock(mutex, &until);
-#endif
-}
-
-bool mlt_server_take_turn(mlt_server *server)
-{
-    if (!server->settings.turns)
-        return false;
-    if (pthread_mutex_trylock(&server->turn) == 0)
-        return true;
-    if (atomic_load(&server->turn_lost))
-        return false;
-    if (lock_for(&server->turn, TURN_NANOSECONDS) == 0)
-        return true;
-    atomic_store(&server->turn_lost, true);
-    return false;
-}
-
-void mlt_server_give_turn(mlt_server *server)
-{
-    atomic_store(&server->turn_lost, false);
-    pthread_mutex_unlock(&server->turn);
-}
-
-/* ------------------------------------------------------------------------------------------ */
 /* Connections */
 
 static void add(mlt_server *server, mlt_connection *connection)
@@ -354,76 +285,25 @@ void mlt_server_forget(mlt_server *server, mlt_connection *connection)
     pthread_mutex_unlock(&server->lock);
 }
 
-/* Waits until there may be one more connection. */
-static void wait_for_room(mlt_server *server)
+bool mlt_server_has_room(mlt_server *server)
 {
     size_t limit = server->settings.connections;
-    pthread_mutex_lock(&server->lock);
-    while (limit > 0 && server->active >= limit && !mlt_server_stopping(server))
-        pthread_cond_wait(&server->room, &server->lock);
-    pthread_mutex_unlock(&server->lock);
+    return limit == 0 || mlt_server_active(server) < limit;
 }
 
-/* Leaves a failing accept() alone for a while. True if it is time to say so. */
-static bool back_off(mlt_server *server, int code, mlt_view *view)
+int64_t mlt_server_accept_failed(mlt_server *server, int code, char *notice)
 {
     int64_t now = mlt_socket_now();
     server->pause = server->pause == 0 ? FIRST_PAUSE : server->pause * 2;
     if (server->pause > LONGEST_PAUSE)
         server->pause = LONGEST_PAUSE;
     server->failures++;
-    struct pollfd stop = {server->wake[0], POLLIN, 0};
-    bool notice = now >= server->next_notice;
-    if (notice) {
+    notice[0] = '\0';
+    if (now >= server->next_notice) {
         server->next_notice = now + NOTICE_INTERVAL;
-        snprintf(view->error, sizeof view->error,
+        snprintf(notice, MLT_ERROR_TEXT,
                  "cannot accept a connection: %s; trying again (%zu failures so far)",
                  strerror(code), server->failures);
     }
-    poll(&stop, 1, (int)server->pause);
-    return notice;
-}
-
-/* Waits for one connection; the gate is held. */
-static int accept_one(mlt_server *server, mlt_view *view, int *fd)
-{
-    for (;;) {
-        struct pollfd ready[2] = {{server->listener.fd, POLLIN, 0}, {server->wake[0], POLLIN, 0}};
-        wait_for_room(server);
-        if (mlt_server_stopping(server))
-            return MLT_STOPPED;
-        int count = poll(ready, 2, -1);
-        if (mlt_server_stopping(server))
-            return MLT_STOPPED;
-        if (count < 0 && errno == EINTR)
-            continue;
-        *fd = count < 0 ? -1 : mlt_socket_accept(&server->listener);
-        if (*fd >= 0) {
-            server->pause = 0;
-            return MLT_OK;
-        }
-        if (count > 0 &&
-            (errno == EINTR || errno == EAGAIN || errno == EWOULDBLOCK || errno == ECONNABORTED))
-            continue;
-        if (back_off(server, errno, view))
-            return MLT_NOTICE;
-    }
-}
-
-int mlt_connection_accept(mlt_connection *connection)
-{
-    if (connection == NULL || connection->fd >= 0)
-        return MLT_ERR_CALLER;
-    mlt_server *server = connection->server;
-    int fd = -1;
-    atomic_fetch_add(&server->waiting, 1);
-    pthread_mutex_lock(&server->gate);
-    int status = accept_one(server, &connection->view, &fd);
-    /* Counted before the next one may come, or the limit would not hold. */
-    if (status == MLT_OK)
-        mlt_server_adopt(server, connection, fd);
-    pthread_mutex_unlock(&server->gate);
-    size_t before = atomic_fetch_sub(&server->waiting, 1);
-    connection->view.alone = before == 1;
-    return status;
+    return server->pause;
 }

@@ -1,16 +1,45 @@
 /*
- * serve.h - a server, and the first way of waiting: one thread per connection, blocking.
+ * serve.h - a server: settings, the listening socket, the open connections, stopping.
  *
- * The threads are the caller's. They wait in mlt_connection_accept() themselves, so that a new
- * connection costs no hand-over; one of them polls, the others stand behind it. The functions here
- * are for connection.c; those for everybody are in engine.h.
+ * Waits for nothing; that is for blocking.[ch] and pool.[ch], which are what includes this header
+ * besides connection.c. The functions here are for them; those for everybody are in engine.h.
  */
 #ifndef MLT_SERVE_H
 #define MLT_SERVE_H
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include "engine.h"
+#include "socket.h"
+
+struct mlt_server {
+    mlt_settings settings;
+    mlt_listener listener;
+    atomic_int process; /* that started it; a forked child has but a copy */
+    int wake[2];        /* a pipe; readable once the server stops */
+    atomic_bool stopping;
+    atomic_size_t waiting; /* threads in mlt_connection_accept() */
+    pthread_mutex_t turn;  /* held while a callback runs (blocking.c) */
+    atomic_bool turn_lost; /* its holder is not at work, it waits for something */
+    pthread_mutex_t gate;  /* held by the one thread that accepts */
+    /* Guarded by the gate. */
+    int64_t pause;
+    int64_t next_notice;
+    size_t failures;
+    /* Guarded by the lock. */
+    pthread_mutex_t lock;
+    pthread_cond_t room; /* fewer connections than before, or the server stops */
+    mlt_connection *first;
+    size_t active;
+    uint64_t last_id;
+    char error[MLT_ERROR_TEXT];
+};
+
+/* Sets mlt_server_error(). Returns `status`. */
+int mlt_server_fail(mlt_server *server, int status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
 /* Registers a connection over a socket that is open already. */
 void mlt_server_adopt(mlt_server *server, mlt_connection *connection, int fd);
@@ -18,16 +47,13 @@ void mlt_server_adopt(mlt_server *server, mlt_connection *connection, int fd);
 /* Closes a connection's socket and takes it off the list. */
 void mlt_server_forget(mlt_server *server, mlt_connection *connection);
 
-/*
- * Turns. Python runs one thread at a time. Threads that come out of recv() together would fight for
- * its lock, which costs several futex calls and context switches per event; so they line up here
- * before they go back to Python. It is only a courtesy: a thread whose turn does not come within a
- * millisecond goes all the same, and until the holder is back - its callback waits for a database,
- * say - nobody waits. True: the turn was taken, and the same thread is to give it back.
- */
-bool mlt_server_take_turn(mlt_server *server);
-void mlt_server_give_turn(mlt_server *server);
-
 bool mlt_server_stopping(const mlt_server *server);
+
+/* Whether there may be one more connection. */
+bool mlt_server_has_room(mlt_server *server);
+
+/* Says for how many ms accept(), which failed with `code`, is to be left alone. The gate is held.
+ * notice: what to write to the log, "" for nothing; MLT_ERROR_TEXT bytes. */
+int64_t mlt_server_accept_failed(mlt_server *server, int code, char *notice);
 
 #endif

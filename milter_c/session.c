@@ -108,7 +108,7 @@ static mlt_take receive_macros(mlt_session *session, const mlt_packet *packet, m
         bool open = session->at.open;
         end_message(session);
         if (open) {
-            *event = (mlt_event){MLT_STEP_ABORT, true, NULL, 0};
+            *event = (mlt_event){MLT_STEP_ABORT, MLT_OWED_NOTHING, NULL, 0};
             return MLT_TAKE_FIRST;
         }
     }
@@ -167,6 +167,7 @@ void mlt_session_reset(mlt_session *session)
     mlt_view *view = session->view;
     view->status = MLT_OK;
     view->error[0] = '\0';
+    view->reported = false;
     view->unwanted = 0;
     view->offered_version = 0;
     view->offered_actions = view->offered_protocol = view->absent = 0;
@@ -228,7 +229,7 @@ static mlt_take receive_options(mlt_session *session, const mlt_packet *packet, 
     if (session->settings->negotiate && session->settings->version > 4) {
         view->actions = session->offered_actions;
         view->protocol = view->absent | (session->offered_protocol & SMFIP_SKIP);
-        *event = (mlt_event){MLT_STEP_NEGOTIATE, false, NULL, 0};
+        *event = (mlt_event){MLT_STEP_NEGOTIATE, MLT_OWED_VERDICT, NULL, 0};
         session->close_owed = true; /* again, if there was a QUIT_NC before */
         return MLT_TAKE_EVENT;
     }
@@ -315,6 +316,13 @@ static bool is_unanswered(const mlt_session *session, int step)
     return (session->want & mlt_steps[step].nr_bit) != 0;
 }
 
+static int owed(const mlt_session *session, int step)
+{
+    if (is_silent(session, step))
+        return MLT_OWED_NOTHING;
+    return is_unanswered(session, step) ? MLT_OWED_CONTINUE : MLT_OWED_VERDICT;
+}
+
 static mlt_take answer(mlt_session *session, int step, int letter)
 {
     if (is_silent(session, step))
@@ -326,7 +334,7 @@ static mlt_take answer(mlt_session *session, int step, int letter)
 static mlt_take abort_first(mlt_session *session, mlt_event *event)
 {
     session->at.open = false;
-    *event = (mlt_event){MLT_STEP_ABORT, true, NULL, 0};
+    *event = (mlt_event){MLT_STEP_ABORT, MLT_OWED_NOTHING, NULL, 0};
     return MLT_TAKE_FIRST;
 }
 
@@ -360,7 +368,7 @@ static mlt_take report(mlt_session *session, mlt_event *event)
 {
     if (!is_reported(session, event->step))
         return answer(session, event->step, SMFIR_CONTINUE);
-    event->noreply = is_silent(session, event->step);
+    event->owed = owed(session, event->step);
     return MLT_TAKE_EVENT;
 }
 
@@ -441,7 +449,8 @@ static mlt_take receive_content(mlt_session *session, const mlt_packet *packet, 
         at->open = false;
         if (packet->payload.len > 0 && is_reported(session, MLT_STEP_BODY)) {
             at->final = MLT_FINAL_BODY;
-            *event = (mlt_event){MLT_STEP_BODY, false, packet->payload.data, packet->payload.len};
+            *event = (mlt_event){MLT_STEP_BODY, MLT_OWED_VERDICT, packet->payload.data,
+                                 packet->payload.len};
             return MLT_TAKE_FIRST;
         }
     }
@@ -474,7 +483,7 @@ static mlt_take receive_step(mlt_session *session, const mlt_packet *packet, int
     if (step == MLT_STEP_CONNECT && (session->view->absent & SMFIP_NOCONNECT) != 0) {
         /* Not even looked at where nobody asked for it. */
         client = (mlt_client){'U', 0, ""};
-        *event = (mlt_event){step, false, NULL, 0};
+        *event = (mlt_event){step, MLT_OWED_VERDICT, NULL, 0};
     } else if (mlt_codec_event(step, packet->payload, event, &client, &why) != MLT_OK) {
         return failed(session, mlt_protocol_command(packet->letter)->symbol, why);
     }
@@ -487,7 +496,7 @@ static mlt_take receive_step(mlt_session *session, const mlt_packet *packet, int
     case MLT_STEP_ABORT: {
         bool open = session->at.open;
         end_message(session);
-        event->noreply = true;
+        event->owed = MLT_OWED_NOTHING;
         return open ? MLT_TAKE_EVENT : MLT_TAKE_NOTHING;
     }
     case MLT_STEP_UNKNOWN:
@@ -621,12 +630,12 @@ bool mlt_session_finish(mlt_session *session, mlt_event *event)
 {
     if (session->at.open) {
         session->at.open = false;
-        *event = (mlt_event){MLT_STEP_ABORT, true, NULL, 0};
+        *event = (mlt_event){MLT_STEP_ABORT, MLT_OWED_NOTHING, NULL, 0};
         return true;
     }
     if (session->close_owed) {
         session->close_owed = false;
-        *event = (mlt_event){MLT_STEP_CLOSE, true, NULL, 0};
+        *event = (mlt_event){MLT_STEP_CLOSE, MLT_OWED_NOTHING, NULL, 0};
         return true;
     }
     return false;

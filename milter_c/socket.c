@@ -376,12 +376,19 @@ void mlt_socket_close(mlt_listener *listener)
 /* ------------------------------------------------------------------------------------------ */
 /* Connections */
 
-int mlt_socket_accept(const mlt_listener *listener)
+int mlt_socket_accept(const mlt_listener *listener, bool blocking)
 {
 #ifdef __linux__
-    return accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
+    return accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC | (blocking ? 0 : SOCK_NONBLOCK));
 #else
-    return accept(listener->fd, NULL, NULL);
+    /* Elsewhere an accepted socket inherits the listener's flags, and accept4() may be missing. */
+    int fd = accept(listener->fd, NULL, NULL);
+    if (fd >= 0) {
+        int flags = fcntl(fd, F_GETFL);
+        fcntl(fd, F_SETFD, FD_CLOEXEC);
+        fcntl(fd, F_SETFL, blocking ? flags & ~O_NONBLOCK : flags | O_NONBLOCK);
+    }
+    return fd;
 #endif
 }
 
@@ -395,12 +402,6 @@ void mlt_socket_prepare(int fd, int64_t read_timeout, int64_t write_timeout, boo
     int on = 1;
     struct sockaddr_storage address;
     socklen_t len = sizeof address;
-#ifndef __linux__
-    /* Elsewhere an accepted socket inherits the listener's flags, and accept4() may be missing. */
-    int flags = fcntl(fd, F_GETFL);
-    fcntl(fd, F_SETFD, FD_CLOEXEC);
-    fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
-#endif
 #ifdef SO_NOSIGPIPE
     setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
 #endif
@@ -470,6 +471,7 @@ int mlt_socket_write(int fd, struct iovec *parts, int count)
         size_t left = (size_t)done;
         while (count > 0 && left >= parts->iov_len) {
             left -= parts->iov_len;
+            parts->iov_len = 0;
             parts++;
             count--;
         }

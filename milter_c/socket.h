@@ -36,12 +36,12 @@ int mlt_socket_check(const char *spec, char *error);
 /* Closes it and removes the file that it made, if that still is the one it made. */
 void mlt_socket_close(mlt_listener *listener);
 
-/* Accepts one connection: its descriptor, or -1 with errno. */
-int mlt_socket_accept(const mlt_listener *listener);
+/* Accepts one connection, close on exec: its descriptor, or -1 with errno. */
+int mlt_socket_accept(const mlt_listener *listener, bool blocking);
 
-/* Prepares a connected socket: close on exec, blocking, keep-alive, no Nagle, time-outs for
- * blocking reads and writes in milliseconds (negative: none; 0: none for reads, which know how not
- * to wait, and next to no time for writes). *tcp tells whether it is TCP. */
+/* Prepares a connected socket: keep-alive, no Nagle, time-outs for blocking reads and writes in
+ * milliseconds (negative: none; 0: none for reads, which know how not to wait, and next to no time
+ * for writes). *tcp tells whether it is TCP. */
 void mlt_socket_prepare(int fd, int64_t read_timeout, int64_t write_timeout, bool *tcp);
 
 /* Reads what is there, at most `room` bytes; waits for the first. > 0, 0 at the end, -1 with errno.
@@ -52,7 +52,8 @@ ssize_t mlt_socket_read(int fd, char *bytes, size_t room, bool wait, bool tcp);
  */
 int mlt_socket_wait(int fd, int64_t timeout);
 
-/* Writes everything. MLT_OK, MLT_ERR_IO or MLT_ERR_TIMEOUT with errno. Changes `parts`. */
+/* Writes everything. MLT_OK, MLT_ERR_IO or MLT_ERR_TIMEOUT with errno; the latter, too, where the
+ * socket does not block and is full. What was written is taken off `parts`. */
 int mlt_socket_write(int fd, struct iovec *parts, int count);
 
 /* Monotonic time in milliseconds. */

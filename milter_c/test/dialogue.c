@@ -280,8 +280,8 @@ static bool play_packet(const dialogue *one, const dialogue_script *script, size
                     packet->letter == 'E' && event.step == MLT_STEP_EOM && packet->payload.len > 0;
                 int verdict = dialogue_verdict(script->answers[number][second], &text);
                 reply = mlt_session_verdict(session, event.step, verdict, text);
-                if (event.noreply)
-                    CHECK_INT(0, reply.letter);
+                if (event.owed != MLT_OWED_VERDICT)
+                    CHECK_INT(event.owed == MLT_OWED_NOTHING ? 0 : 'c', reply.letter);
             }
             if (reply.letter != 0 && traced)
                 trace_reply(to, false, reply.letter, reply.text.data, reply.text.len);
@@ -419,7 +419,7 @@ static void play_connection(const dialogue *one, const dialogue_script *script, 
         for (done = 0, verdict = SMFIS_CONTINUE; done < (size_t)count && verdict == 0; done++) {
             const mlt_event *event = &view->events[done];
             bool last = done + 1 == (size_t)count;
-            CHECK(event->noreply || last);
+            CHECK(event->owed == MLT_OWED_NOTHING || last);
             if (event->step == MLT_STEP_NEGOTIATE) {
                 ask(one, view);
                 if (!one->raw)
@@ -429,7 +429,7 @@ static void play_connection(const dialogue *one, const dialogue_script *script, 
             if (event->step == MLT_STEP_ABORT || event->step == MLT_STEP_CLOSE ||
                 event->step == MLT_STEP_NEGOTIATE)
                 continue;
-            size_t number = packet_of(script, start, connection->ends[done]);
+            size_t number = packet_of(script, start, connection->batch->ends[done]);
             REQUIRE(number < script->count);
             bool second = event->step == MLT_STEP_EOM && script->letters[number] == 'E' &&
                           script->ends[number] - script->ends[number - 1] > 5;

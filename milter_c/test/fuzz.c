@@ -317,7 +317,7 @@ static void see_event(const mlt_event *event)
     require((run.in->absent & no_bit) == 0, "a step without callback is not reported", name);
     require((run.in->unwanted >> event->step & 1) == 0 || ends || event->step == MLT_STEP_NEGOTIATE,
             "an unwanted step is not reported", name);
-    require(!event->noreply || ends || (run.agreed & nr_bit) != 0, "silent only as agreed", name);
+    require(event->owed != MLT_OWED_NOTHING || ends || (run.agreed & nr_bit) != 0, "silent only as agreed", name);
     switch (event->step) {
     case MLT_STEP_NEGOTIATE:
         require(!run.begun, "negotiation comes first", name);
@@ -458,7 +458,7 @@ static void converse(const input *in, way how)
         verdict = SMFIS_CONTINUE;
         for (done = 0; done < (size_t)count;) {
             const mlt_event *event = &view->events[done++];
-            require(event->noreply || done == (size_t)count, "an answer ends the batch", "next");
+            require(event->owed == MLT_OWED_NOTHING || done == (size_t)count, "an answer ends the batch", "next");
             see_event(event);
             verdict = decide(event, &text, &actions);
             if ((verdict != SMFIS_CONTINUE && verdict != SMFIS_NOREPLY) || how == ONE_BY_ONE)

@@ -402,6 +402,20 @@ TEST(poller_asleep)
     }
 }
 
+/* A hang-up is not told of one that was asleep from the start either, before it is woken up. */
+TEST(poller_added_asleep)
+{
+    mlt_poller *poller = new_poller();
+    pair one = new_pair();
+    CHECK_INT(0, mlt_poller_add(poller, one.ours, tag(1), 0));
+    close(one.theirs);
+    CHECK_TEXT("", ready_now(poller));
+    CHECK_INT(0, mlt_poller_change(poller, one.ours, tag(2), MLT_POLL_READ));
+    CHECK_TEXT("2", ready_now(poller));
+    close(one.ours);
+    mlt_poller_free(poller);
+}
+
 /* One that sleeps does not hide others. */
 TEST(poller_asleep_among_others)
 {
@@ -1065,10 +1079,19 @@ static int lowest_free(void)
     return fd;
 }
 
+/* How many of the descriptors that a case may have are open. */
+static int count_open(void)
+{
+    int count = 0;
+    for (int fd = 0; fd < 64; fd++)
+        count += fcntl(fd, F_GETFD) >= 0;
+    return count;
+}
+
 /* Without memory there is no poller, errno says why, and no descriptor is left behind. */
 TEST(poller_new_without_memory)
 {
-    int before = lowest_free();
+    int before = count_open();
     int failed = 0;
     for (;; failed++) {
         atomic_store(&hooks.fail_allocation, failed);
@@ -1080,22 +1103,23 @@ TEST(poller_new_without_memory)
             break;
         }
         CHECK_INT(ENOMEM, error);
-        CHECK_INT(before, lowest_free());
+        CHECK_INT(before, count_open());
     }
     atomic_store(&hooks.fail_allocation, -1);
     CHECK(failed > 0);
-    CHECK_INT(before, lowest_free());
+    CHECK_INT(before, count_open());
 }
 
 /* Without descriptors there is none either. */
 TEST(poller_new_without_descriptors)
 {
     struct rlimit limit;
-    int before = lowest_free();
+    int opened = count_open();
+    int first = lowest_free();
     REQUIRE(getrlimit(RLIMIT_NOFILE, &limit) == 0);
     int failed = 0;
     for (;; failed++) {
-        limit.rlim_cur = (rlim_t)(before + failed);
+        limit.rlim_cur = (rlim_t)(first + failed);
         REQUIRE(setrlimit(RLIMIT_NOFILE, &limit) == 0);
         errno = 0;
         mlt_poller *poller = mlt_poller_new();
@@ -1105,9 +1129,10 @@ TEST(poller_new_without_descriptors)
             break;
         }
         CHECK_INT(EMFILE, error);
+        CHECK_INT(opened, count_open());
     }
     CHECK(failed > 0);
-    CHECK_INT(before, lowest_free());
+    CHECK_INT(opened, count_open());
 }
 
 /* A new poller's descriptors do not reach a program that is executed. */

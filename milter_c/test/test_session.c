@@ -1150,7 +1150,7 @@ TEST(session_negotiation_shows_the_offer)
         offer(&it, rows[i].offer[0], rows[i].offer[1], rows[i].offer[2]);
         CHECK_INT(MLT_TAKE_EVENT, it.take);
         CHECK_INT(MLT_STEP_NEGOTIATE, it.event.step);
-        CHECK_INT(false, it.event.noreply);
+        CHECK_INT(MLT_OWED_VERDICT, it.event.owed);
         CHECK_INT(rows[i].actions, it.view.offered_actions);
         CHECK_INT(rows[i].protocol, it.view.offered_protocol);
         CHECK_INT(rows[i].want_actions, it.view.actions);

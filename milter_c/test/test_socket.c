@@ -198,10 +198,10 @@ TEST(socket_listen_unix)
         CHECK_INT(AF_UNIX, listener.family);
         CHECK_INT(FD_CLOEXEC, fcntl(listener.fd, F_GETFD) & FD_CLOEXEC);
         errno = 0;
-        CHECK_INT(-1, mlt_socket_accept(&listener));
+        CHECK_INT(-1, mlt_socket_accept(&listener, true));
         CHECK_INT(EAGAIN, errno);
         int client = connect_to(path);
-        int fd = mlt_socket_accept(&listener);
+        int fd = mlt_socket_accept(&listener, true);
         CHECK(fd >= 0);
         CHECK_INT(FD_CLOEXEC, fcntl(fd, F_GETFD) & FD_CLOEXEC);
         CHECK_INT(0, fcntl(fd, F_GETFL) & O_NONBLOCK);
@@ -502,7 +502,7 @@ TEST(socket_prepare)
     int client = socket(AF_INET, SOCK_STREAM, 0);
     CHECK_INT(0, connect(client, (struct sockaddr *)&address, sizeof address));
     int fd = -1;
-    WAIT_UNTIL((fd = mlt_socket_accept(&listener)) >= 0);
+    WAIT_UNTIL((fd = mlt_socket_accept(&listener, true)) >= 0);
     mlt_socket_prepare(fd, 1, 1, &tcp);
     CHECK(tcp);
     CHECK_INT(1, get_option(fd, SOL_SOCKET, SO_KEEPALIVE));

@@ -1,0 +1,248 @@
+/*
+ * blocking.c - the first way of waiting: a thread per connection, which blocks.
+ *
+ * The threads are the caller's. They wait in mlt_connection_accept() themselves, so that a new
+ * connection costs no hand-over; one of them polls, the others stand behind it. A connection waits
+ * for bytes in one place, fill().
+ */
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "connection.h"
+#include "protocol.h"
+#include "serve.h"
+#include "socket.h"
+
+/* How long a thread waits for its turn before it takes the holder to be waiting itself. */
+enum { TURN_NANOSECONDS = 1000 * 1000 };
+
+/* A connection and the place for its events. */
+typedef struct thread_connection {
+    mlt_connection connection;
+    mlt_batch batch;
+    mlt_event events[MLT_EVENTS];
+} thread_connection;
+
+mlt_connection *mlt_connection_new(mlt_server *server)
+{
+    if (server == NULL)
+        return NULL;
+    thread_connection *its = calloc(1, sizeof *its);
+    if (its == NULL)
+        return NULL;
+    mlt_connection_init(&its->connection, server);
+    mlt_connection_lend(&its->connection, &its->batch, its->events);
+    return &its->connection;
+}
+
+void mlt_connection_free(mlt_connection *connection)
+{
+    if (connection == NULL)
+        return;
+    mlt_connection_release(connection);
+    free(connection); /* the first member of what was allocated */
+}
+
+/* ------------------------------------------------------------------------------------------ */
+/* Turns
+ *
+ * Python runs one thread at a time. Threads that come out of recv() together would fight for its
+ * lock, which costs several futex calls and context switches per event; so they line up here before
+ * they go back to Python. It is only a courtesy: a thread whose turn does not come within a
+ * millisecond goes all the same, and until the holder is back - its callback waits for a database,
+ * say - nobody waits. */
+
+static int lock_for(pthread_mutex_t *mutex, long nanoseconds)
+{
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 30)
+    const clockid_t clock = CLOCK_MONOTONIC;
+#else
+    const clockid_t clock = CLOCK_REALTIME;
+#endif
+    struct timespec until;
+    clock_gettime(clock, &until);
+    until.tv_nsec += nanoseconds;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_nsec -= 1000000000;
+        until.tv_sec++;
+    }
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 30)
+    return pthread_mutex_clocklock(mutex, clock, &until);
+#else
+    return pthread_mutex_timedlock(mutex, &until);
+#endif
+}
+
+static bool take_turn(mlt_server *server)
+{
+    if (!server->settings.turns)
+        return false;
+    if (pthread_mutex_trylock(&server->turn) == 0)
+        return true;
+    if (atomic_load(&server->turn_lost))
+        return false;
+    if (lock_for(&server->turn, TURN_NANOSECONDS) == 0)
+        return true;
+    atomic_store(&server->turn_lost, true);
+    return false;
+}
+
+static void return_turn(mlt_server *server)
+{
+    atomic_store(&server->turn_lost, false);
+    pthread_mutex_unlock(&server->turn);
+}
+
+static void give_turn(mlt_connection *connection)
+{
+    if (connection->turn)
+        return_turn(connection->server);
+    connection->turn = false;
+}
+
+void mlt_connection_end(mlt_connection *connection)
+{
+    if (connection != NULL)
+        give_turn(connection);
+    if (connection != NULL && connection->fd >= 0)
+        mlt_server_forget(connection->server, connection);
+}
+
+/* ------------------------------------------------------------------------------------------ */
+/* Reading */
+
+/* Reads more of a packet that has begun, up to its deadline. */
+static ssize_t read_rest(mlt_connection *connection, char *to, size_t room)
+{
+    int64_t time = mlt_connection_packet_time(mlt_server_settings(connection->server));
+    int64_t left = -1;
+    if (time >= 0) {
+        int64_t now = mlt_socket_now();
+        if (connection->deadline == 0)
+            connection->deadline = now + time;
+        left = connection->deadline > now ? connection->deadline - now : 0;
+    }
+    ssize_t got = mlt_socket_read(connection->fd, to, room, false, connection->tcp);
+    if (got >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK))
+        return got;
+    if (left == 0 || mlt_socket_wait(connection->fd, left) == 0) {
+        errno = EAGAIN;
+        return -1;
+    }
+    return mlt_socket_read(connection->fd, to, room, false, connection->tcp);
+}
+
+/* Gets more bytes, or the connection's end. The one place where a connection waits for long. */
+static void fill(mlt_connection *connection)
+{
+    char *to;
+    size_t room;
+    bool begun = mlt_buffer_len(&connection->in) > 0;
+    mlt_connection_shrink(connection);
+    if (!mlt_connection_room(connection, &to, &room) || !mlt_connection_may_wait(connection))
+        return;
+    const mlt_settings *settings = mlt_server_settings(connection->server);
+    ssize_t got = begun ? read_rest(connection, to, room)
+                        : mlt_socket_read(connection->fd, to, room, settings->idle_timeout != 0,
+                                          connection->tcp);
+    mlt_connection_received(connection, got, errno);
+}
+
+int mlt_connection_next(mlt_connection *connection, size_t done, int verdict, const char *reply,
+                        size_t reply_len, const char *actions, size_t actions_len)
+{
+    if (connection == NULL || !mlt_connection_may_answer(connection, done))
+        return MLT_ERR_CALLER;
+    give_turn(connection);
+    mlt_connection_settle(connection, done, verdict, (mlt_span){reply, reply_len},
+                          (mlt_span){actions, actions_len});
+    int count = mlt_connection_gather(connection);
+    while (count == MLT_GATHER_MORE) {
+        fill(connection);
+        count = mlt_connection_gather(connection);
+    }
+    if (count == 0)
+        mlt_connection_end(connection);
+    else
+        connection->turn = take_turn(connection->server);
+    return count;
+}
+
+int mlt_connection_proceed(mlt_connection *connection)
+{
+    if (connection == NULL)
+        return MLT_ERR_CALLER;
+    return mlt_connection_next(connection, connection->batch->count, SMFIS_CONTINUE, NULL, 0, NULL,
+                               0);
+}
+
+/* ------------------------------------------------------------------------------------------ */
+/* Accepting */
+
+/* Waits until there may be one more connection. */
+static void wait_for_room(mlt_server *server)
+{
+    size_t limit = server->settings.connections;
+    pthread_mutex_lock(&server->lock);
+    while (limit > 0 && server->active >= limit && !mlt_server_stopping(server))
+        pthread_cond_wait(&server->room, &server->lock);
+    pthread_mutex_unlock(&server->lock);
+}
+
+/* Leaves a failing accept() alone for a while. True if it is time to say so. */
+static bool back_off(mlt_server *server, int code, mlt_view *view)
+{
+    struct pollfd stop = {server->wake[0], POLLIN, 0};
+    int64_t pause = mlt_server_accept_failed(server, code, view->error);
+    poll(&stop, 1, (int)pause);
+    return view->error[0] != '\0';
+}
+
+/* Waits for one connection; the gate is held. */
+static int accept_one(mlt_server *server, mlt_view *view, int *fd)
+{
+    for (;;) {
+        struct pollfd ready[2] = {{server->listener.fd, POLLIN, 0}, {server->wake[0], POLLIN, 0}};
+        wait_for_room(server);
+        if (mlt_server_stopping(server))
+            return MLT_STOPPED;
+        int count = poll(ready, 2, -1);
+        if (mlt_server_stopping(server))
+            return MLT_STOPPED;
+        if (count < 0 && errno == EINTR)
+            continue;
+        *fd = count < 0 ? -1 : mlt_socket_accept(&server->listener, true);
+        if (*fd >= 0) {
+            server->pause = 0;
+            return MLT_OK;
+        }
+        if (count > 0 &&
+            (errno == EINTR || errno == EAGAIN || errno == EWOULDBLOCK || errno == ECONNABORTED))
+            continue;
+        if (back_off(server, errno, view))
+            return MLT_NOTICE;
+    }
+}
+
+int mlt_connection_accept(mlt_connection *connection)
+{
+    if (connection == NULL || connection->fd >= 0)
+        return MLT_ERR_CALLER;
+    mlt_server *server = connection->server;
+    int fd = -1;
+    atomic_fetch_add(&server->waiting, 1);
+    pthread_mutex_lock(&server->gate);
+    int status = accept_one(server, &connection->view, &fd);
+    /* Counted before the next one may come, or the limit would not hold. */
+    if (status == MLT_OK)
+        mlt_server_adopt(server, connection, fd);
+    pthread_mutex_unlock(&server->gate);
+    size_t before = atomic_fetch_sub(&server->waiting, 1);
+    connection->view.alone = before == 1;
+    return status;
+}

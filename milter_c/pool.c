@@ -1,0 +1,1053 @@
+/*
+ * pool.c - the second way of waiting: a few threads for all connections.
+ *
+ * The threads are the caller's, one worker object each. Normally one of them, the leader, waits in
+ * the poller, reads what is ready and runs the callbacks; the others are parked. Three things make
+ * another thread take the lead:
+ *
+ * - The watcher, a thread of ours that looks once a millisecond while there is work, finds that a
+ *   callback has not come back and that others wait. The callback's thread is detached: it
+ *   carries on alone, and asks for the lead again when it has nothing left to do.
+ * - A callback of a step that was slow lately is about to run: its thread detaches itself first.
+ *   So filters that wait for a database in each message do not cost a millisecond each.
+ * - Without an interpreter's lock several may lead at once (mlt_pool_options.active); each takes
+ *   connections from the same queue, and one at a time waits in the poller.
+ *
+ * A connection is in one of four states, see enum state; its events are handled by one worker at a
+ * time, and everything that one worker did to it is seen by the next because both held the lock in
+ * between. The poller tells a state, not a change, so what is registered is left alone while a
+ * connection is worked for; only when that makes a leader's wait return in vain is it put to sleep.
+ *
+ * An idle connection owns no receive buffer: workers lend theirs. Memory of a connection that ended
+ * is freed when no wait is under way that could still tell its tag.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "connection.h"
+#include "poller.h"
+#include "protocol.h"
+#include "serve.h"
+#include "socket.h"
+
+enum {
+    TAGS = 256,                 /* ready connections that one wait tells */
+    ACCEPTS = 16,               /* connections accepted at once; other processes want some, too */
+    BATCHES_IN_A_ROW = 16,      /* of one connection, before others get their turn */
+    LENT_BYTES = 256 * 1024,    /* a worker's receive buffer: MTAs send chunks of 65535 bytes */
+    SMALL_BYTES = 4 * 1024,     /* the beginning of a packet that a connection keeps a copy of */
+    SPARE_BUFFERS = 8,          /* receive buffers kept for later */
+    GRACE_TICKS = 10,           /* for a new leader's first callback: it may wait for the GIL */
+    QUIET_TICKS = 20,           /* without a callback, until the watcher goes to sleep */
+    LONG_TICKS = 100,           /* in one callback, until the watcher looks less often, */
+    LONG_FACTOR = 10,           /* by this */
+    SLOW_STEPS = 64,            /* quick callbacks of a step until it is no longer taken for slow */
+    EXHAUSTED_AFTER = 1000,     /* ms with all threads blocked until that is said, */
+    EXHAUSTED_AGAIN = 60 * 1000 /* and until it is said again */
+};
+
+enum state {
+    READY,  /* queued: a worker is to look at it */
+    BUSY,   /* a worker works for it */
+    PARKED, /* waits in the poller */
+    DEAD    /* ended; its memory is about to be freed */
+};
+
+typedef struct pooled {
+    mlt_connection connection; /* the first member: what Python has a pointer to */
+    enum state state;
+    bool registered;     /* with the poller, */
+    unsigned wants;      /* for this */
+    bool expired;        /* its deadline has come */
+    struct pooled *next; /* in the queue, or among the dead */
+    /* Its place among those that wait for the same thing, and until when in ms; 0: nowhere. */
+    struct timers *timers;
+    struct pooled *earlier;
+    struct pooled *later;
+    int64_t deadline;
+} pooled;
+
+/* Connections in the order of their deadlines, which is that of their coming: all wait equally
+ * long. */
+typedef struct timers {
+    pooled *first;
+    pooled *last;
+} timers;
+
+typedef struct queue {
+    pooled *first;
+    pooled *last;
+} queue;
+
+struct mlt_worker {
+    mlt_pool *pool;
+    mlt_worker *next_worker;
+    mlt_worker *next_parked;
+    pthread_cond_t wake;
+    bool active;   /* counts as one of pool->active; guarded by the lock, as what follows */
+    bool promoted; /* woken to become active */
+    bool ended;    /* `one` has ended, and Python has been told */
+    int grace;
+    unsigned seen; /* beat when the watcher looked last */
+    size_t stuck;  /* ticks since then */
+    atomic_bool in_callback;
+    atomic_uint beat;  /* counts the batches handed out */
+    atomic_int step;   /* of the batch's last event */
+    int64_t since;     /* us; when a callback began that was expected to be slow; else 0 */
+    pooled *one;       /* whose events it handles */
+    int streak;        /* batches of `one` in a row */
+    mlt_buffer buffer; /* to lend */
+    mlt_batch batch;
+    mlt_work work;
+};
+
+struct mlt_pool {
+    mlt_server *server;
+    mlt_pool_options options;
+    mlt_poller *poller;
+    pthread_t watcher;
+    pthread_mutex_t lock;
+    pthread_cond_t watch;
+    atomic_bool armed;     /* the watcher looks */
+    atomic_bool lacking;   /* a parked thread would be good to have */
+    atomic_uchar slow[32]; /* by step: how long it is still to be taken for slow */
+    /* Guarded by the lock. */
+    bool closing;
+    bool over;            /* stopped, and nothing left to do */
+    bool polling;         /* somebody is in mlt_poller_wait() */
+    bool listening;       /* the listening socket is registered */
+    bool waking;          /* the server's wake pipe is registered */
+    bool starting;        /* a thread was asked for */
+    int64_t start_again;  /* ms; when to ask again after that failed */
+    int64_t accept_again; /* ms; when to accept again after that failed; 0: nothing failed */
+    int64_t now;          /* ms; when the last wait ended */
+    int64_t exhausted_since;
+    int64_t exhausted_again;
+    atomic_bool exhausted;
+    size_t threads; /* workers there are */
+    size_t active;
+    size_t open;
+    mlt_worker *workers;
+    mlt_worker *parked;
+    queue ready;
+    queue again; /* had their turn and have more; they come after the others */
+    timers idle;
+    timers partial;
+    timers writing;
+    pooled *dead;
+    size_t spares;
+    mlt_buffer spare[SPARE_BUFFERS];
+};
+
+static int64_t now_us(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+/* ------------------------------------------------------------------------------------------ */
+/* Lists; the lock is held */
+
+static void push(queue *to, pooled *one)
+{
+    one->next = NULL;
+    if (to->last != NULL)
+        to->last->next = one;
+    else
+        to->first = one;
+    to->last = one;
+}
+
+static pooled *pop(queue *from)
+{
+    pooled *one = from->first;
+    if (one == NULL)
+        return NULL;
+    from->first = one->next;
+    if (from->first == NULL)
+        from->last = NULL;
+    one->next = NULL;
+    return one;
+}
+
+static void stop_timer(pooled *one)
+{
+    timers *list = one->timers;
+    if (list == NULL)
+        return;
+    if (one->earlier != NULL)
+        one->earlier->later = one->later;
+    else
+        list->first = one->later;
+    if (one->later != NULL)
+        one->later->earlier = one->earlier;
+    else
+        list->last = one->earlier;
+    one->timers = NULL;
+    one->earlier = one->later = NULL;
+}
+
+/* time: ms from now; negative: no deadline. */
+static void start_timer(mlt_pool *pool, pooled *one, timers *list, int64_t time)
+{
+    stop_timer(one);
+    if (time < 0)
+        return;
+    one->deadline = pool->now + time;
+    one->timers = list;
+    one->earlier = list->last;
+    one->later = NULL;
+    if (list->last != NULL)
+        list->last->later = one;
+    else
+        list->first = one;
+    list->last = one;
+}
+
+static void make_ready(mlt_pool *pool, pooled *one)
+{
+    one->state = READY;
+    push(&pool->ready, one);
+}
+
+/* ------------------------------------------------------------------------------------------ */
+/* Threads; the lock is held */
+
+static void count_spare_threads(mlt_pool *pool)
+{
+    atomic_store(&pool->lacking, pool->parked == NULL && pool->threads < pool->options.threads &&
+                                     !pool->starting && !pool->over);
+}
+
+/* Has a parked thread take the lead, if there may be one more. */
+static void promote(mlt_pool *pool)
+{
+    mlt_worker *worker = pool->parked;
+    if (worker == NULL || pool->active >= pool->options.active)
+        return;
+    pool->parked = worker->next_parked;
+    pool->active++;
+    worker->active = true;
+    worker->promoted = true;
+    worker->grace = GRACE_TICKS;
+    pthread_cond_signal(&worker->wake);
+    count_spare_threads(pool);
+}
+
+static void detach(mlt_worker *worker)
+{
+    if (!worker->active)
+        return;
+    worker->active = false;
+    worker->pool->active--;
+    promote(worker->pool);
+}
+
+/* Nothing is left to do: everybody may go. */
+static void end_pool(mlt_pool *pool)
+{
+    pool->over = true;
+    for (mlt_worker *worker = pool->parked; worker != NULL; worker = worker->next_parked)
+        pthread_cond_signal(&worker->wake);
+    count_spare_threads(pool);
+}
+
+/* ------------------------------------------------------------------------------------------ */
+/* Connections */
+
+static void free_pooled(pooled *one)
+{
+    mlt_connection_release(&one->connection);
+    free(one);
+}
+
+static pooled *new_pooled(mlt_pool *pool, int fd)
+{
+    pooled *one = calloc(1, sizeof *one);
+    if (one == NULL)
+        return NULL;
+    mlt_connection_init(&one->connection, pool->server);
+    one->connection.nonblocking = true;
+    mlt_server_adopt(pool->server, &one->connection, fd);
+    return one;
+}
+
+static void listen_again(mlt_pool *pool)
+{
+    int fd = mlt_server_fd(pool->server);
+    if (pool->listening || pool->accept_again != 0 || fd < 0 || mlt_server_stopping(pool->server) ||
+        !mlt_server_has_room(pool->server))
+        return;
+    pool->listening =
+        0 == (pool->options.shared ? mlt_poller_add_shared(pool->poller, fd, pool->server)
+                                   : mlt_poller_add(pool->poller, fd, pool->server, MLT_POLL_READ));
+}
+
+static void listen_no_more(mlt_pool *pool)
+{
+    if (pool->listening)
+        mlt_poller_remove(pool->poller, mlt_server_fd(pool->server));
+    pool->listening = false;
+}
+
+/* Its socket goes, its memory stays until Python has read why. */
+static void end_connection(mlt_pool *pool, pooled *one)
+{
+    pthread_mutex_lock(&pool->lock);
+    stop_timer(one);
+    if (one->registered)
+        mlt_poller_remove(pool->poller, one->connection.fd);
+    one->registered = false;
+    one->state = DEAD;
+    pthread_mutex_unlock(&pool->lock);
+    mlt_connection_end(&one->connection);
+}
+
+/* Frees it, or leaves that to whoever waits in the poller and may just be told its tag. */
+static void bury(mlt_pool *pool, pooled *one)
+{
+    pthread_mutex_lock(&pool->lock);
+    pool->open--;
+    listen_again(pool);
+    if (pool->polling) {
+        one->next = pool->dead;
+        pool->dead = one;
+        one = NULL;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    if (one != NULL)
+        free_pooled(one);
+}
+
+/* The lock is held and nobody waits in the poller. */
+static void bury_all(mlt_pool *pool)
+{
+    while (pool->dead != NULL) {
+        pooled *one = pool->dead;
+        pool->dead = one->next;
+        free_pooled(one);
+    }
+}
+
+/* Accepts what waits. False: a notice was written. */
+static bool accept_some(mlt_pool *pool, char *notice)
+{
+    mlt_server *server = pool->server;
+    int code = 0;
+    notice[0] = '\0';
+    pthread_mutex_lock(&server->gate);
+    for (int i = 0; i < ACCEPTS && code == 0 && pool->listening; i++) {
+        if (mlt_server_stopping(server) || mlt_server_fd(server) < 0)
+            break;
+        if (!mlt_server_has_room(server)) {
+            listen_no_more(pool);
+            break;
+        }
+        int fd = mlt_socket_accept(&server->listener, false);
+        pooled *one = fd >= 0 ? new_pooled(pool, fd) : NULL;
+        if (one != NULL) {
+            server->pause = 0;
+            pool->open++;
+            make_ready(pool, one);
+        } else {
+            code = fd >= 0 ? ENOMEM : errno;
+            if (fd >= 0)
+                close(fd);
+        }
+    }
+    if (code == EINTR || code == ECONNABORTED || code == EAGAIN || code == EWOULDBLOCK)
+        code = 0;
+    if (code != 0) {
+        pool->accept_again = mlt_socket_now() + mlt_server_accept_failed(server, code, notice);
+        listen_no_more(pool);
+    }
+    pthread_mutex_unlock(&server->gate);
+    return notice[0] == '\0';
+}
+
+/* ------------------------------------------------------------------------------------------ */
+/* Buffers */
+
+static void spare_buffer(mlt_pool *pool, mlt_buffer *buffer)
+{
+    mlt_buffer_clear(buffer, LENT_BYTES);
+    pthread_mutex_lock(&pool->lock);
+    if (buffer->capacity == LENT_BYTES && pool->spares < SPARE_BUFFERS) {
+        pool->spare[pool->spares++] = *buffer;
+        mlt_buffer_init(buffer);
+    }
+    pthread_mutex_unlock(&pool->lock);
+    mlt_buffer_free(buffer);
+}
+
+static void lend_buffer(mlt_worker *worker, pooled *one)
+{
+    mlt_pool *pool = worker->pool;
+    mlt_buffer *own = &one->connection.in;
+    if (own->capacity >= LENT_BYTES)
+        return;
+    if (worker->buffer.capacity == 0) {
+        pthread_mutex_lock(&pool->lock);
+        if (pool->spares > 0)
+            worker->buffer = pool->spare[--pool->spares];
+        pthread_mutex_unlock(&pool->lock);
+        /* Without memory it goes on with what it has, and asks for little when it reads. */
+        if (mlt_buffer_reserve(&worker->buffer, LENT_BYTES, LENT_BYTES) != MLT_OK)
+            return;
+    }
+    if (mlt_buffer_append(&worker->buffer, mlt_buffer_data(own), mlt_buffer_len(own), LENT_BYTES) !=
+        MLT_OK)
+        return;
+    mlt_buffer_free(own);
+    *own = worker->buffer;
+    mlt_buffer_init(&worker->buffer);
+}
+
+/* Takes it back; a little that has come in is copied. */
+static void return_buffer(mlt_worker *worker, pooled *one)
+{
+    mlt_buffer *own = &one->connection.in;
+    mlt_buffer small;
+    if (own->capacity == 0 || mlt_buffer_len(own) > SMALL_BYTES)
+        return;
+    mlt_buffer_init(&small);
+    if (mlt_buffer_append(&small, mlt_buffer_data(own), mlt_buffer_len(own), SMALL_BYTES) != MLT_OK)
+        return;
+    mlt_buffer_take(own, mlt_buffer_len(own));
+    if (own->capacity == LENT_BYTES && worker->buffer.capacity == 0)
+        worker->buffer = *own;
+    else
+        spare_buffer(worker->pool, own);
+    *own = small;
+}
+
+/* ------------------------------------------------------------------------------------------ */
+/* Working for a connection */
+
+/* A packet has begun; the connection's deadline, which its last byte clears, says so. */
+static void start_packet_timer(mlt_pool *pool, pooled *one)
+{
+    int64_t time = mlt_connection_packet_time(mlt_server_settings(pool->server));
+    start_timer(pool, one, &pool->partial, time);
+    one->connection.deadline = time < 0 ? INT64_MAX : one->deadline;
+}
+
+/* Has it wait in the poller. False: it is not to wait any more. */
+static bool park(mlt_worker *worker, pooled *one)
+{
+    mlt_pool *pool = worker->pool;
+    mlt_connection *connection = &one->connection;
+    const mlt_settings *settings = mlt_server_settings(pool->server);
+    bool write = mlt_buffer_len(&connection->out) > 0;
+    if (!write && !mlt_connection_may_wait(connection))
+        return false;
+    if (!write && connection->deadline != 0 && mlt_socket_now() >= connection->deadline) {
+        mlt_connection_received(connection, -1, EAGAIN);
+        return false;
+    }
+    return_buffer(worker, one);
+    unsigned wants = write ? MLT_POLL_WRITE : MLT_POLL_READ;
+    pthread_mutex_lock(&pool->lock);
+    if (write)
+        start_timer(pool, one, &pool->writing, settings->write_timeout);
+    else if (mlt_buffer_len(&connection->in) == 0)
+        start_timer(pool, one, &pool->idle, settings->idle_timeout);
+    else if (connection->deadline == 0) /* else it has the deadline of this packet already */
+        start_packet_timer(pool, one);
+    one->state = PARKED;
+    one->expired = false;
+    int failed = 0;
+    if (!one->registered)
+        failed = mlt_poller_add(pool->poller, connection->fd, one, wants);
+    else if (one->wants != wants)
+        failed = mlt_poller_change(pool->poller, connection->fd, one, wants);
+    int code = errno;
+    if (failed == 0) {
+        one->registered = true;
+        one->wants = wants;
+    } else {
+        one->state = BUSY;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    if (failed != 0)
+        mlt_connection_received(connection, -1, code);
+    return failed == 0;
+}
+
+static void work_for(mlt_worker *worker, pooled *one)
+{
+    worker->one = one;
+    worker->streak = 0;
+    worker->work.connection = &one->connection;
+    worker->work.view = &one->connection.view;
+    worker->work.id = one->connection.view.id;
+    mlt_connection_lend(&one->connection, &worker->batch, worker->work.events);
+    lend_buffer(worker, one);
+}
+
+/* Reads once. False: there was nothing to read. */
+static bool read_some(pooled *one)
+{
+    mlt_connection *connection = &one->connection;
+    char *to;
+    size_t room;
+    if (!mlt_connection_room(connection, &to, &room))
+        return true;
+    ssize_t got = mlt_socket_read(connection->fd, to, room, false, connection->tcp);
+    int code = errno;
+    if (got < 0 && (code == EAGAIN || code == EWOULDBLOCK) && !one->expired)
+        return false;
+    mlt_connection_received(connection, got, code);
+    return true;
+}
+
+/* Brings `one` forward: the number of events to report, or 0: it has ended. MLT_GATHER_MORE: it
+ * waits in the poller and is no longer the worker's. */
+static int drive(mlt_worker *worker, bool readable)
+{
+    pooled *one = worker->one;
+    mlt_connection *connection = &one->connection;
+    if (readable && mlt_buffer_len(&connection->out) > 0) {
+        mlt_connection_flush(connection);
+        if (mlt_buffer_len(&connection->out) > 0 && one->expired)
+            mlt_connection_write_timeout(connection);
+        one->expired = false;
+    }
+    for (;;) {
+        int count = MLT_GATHER_MORE;
+        if (mlt_buffer_len(&connection->out) == 0 || connection->ending)
+            count = mlt_connection_gather(connection);
+        if (count == 0)
+            end_connection(worker->pool, one);
+        if (count != MLT_GATHER_MORE)
+            return count;
+        if (readable && mlt_buffer_len(&connection->out) == 0 && read_some(one)) {
+            /* Another read makes sense only for the rest of a packet. */
+            readable = mlt_buffer_len(&connection->in) > 0;
+            continue;
+        }
+        if (park(worker, one)) {
+            worker->one = NULL;
+            return MLT_GATHER_MORE;
+        }
+    }
+}
+
+/* ------------------------------------------------------------------------------------------ */
+/* Finding work; the lock is held */
+
+/* Milliseconds until something is due, -1 for nothing. */
+static int64_t time_left(const mlt_pool *pool)
+{
+    const timers *lists[] = {&pool->idle, &pool->partial, &pool->writing};
+    int64_t first = pool->accept_again != 0 ? pool->accept_again : INT64_MAX;
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+        if (lists[i]->first != NULL && lists[i]->first->deadline < first)
+            first = lists[i]->first->deadline;
+    }
+    if (first == INT64_MAX)
+        return -1;
+    int64_t now = mlt_socket_now();
+    return first > now ? first - now : 0;
+}
+
+static void expire(mlt_pool *pool, timers *list)
+{
+    while (list->first != NULL && list->first->deadline <= pool->now) {
+        pooled *one = list->first;
+        stop_timer(one);
+        /* One that is worked for gets a new deadline when it waits again. */
+        if (one->state == PARKED) {
+            one->expired = true;
+            make_ready(pool, one);
+        }
+    }
+}
+
+/* What the poller said. False: a notice was written. */
+static bool sort_out(mlt_pool *pool, void **tags, int count, char *notice)
+{
+    bool accepting = false;
+    for (int i = 0; i < count; i++) {
+        pooled *one = tags[i];
+        if (tags[i] == pool->server) {
+            accepting = true;
+        } else if (tags[i] == &pool->waking) {
+            /* The server stops. The pipe stays readable, so it is taken out. */
+            mlt_poller_remove(pool->poller, pool->server->wake[0]);
+            pool->waking = false;
+            listen_no_more(pool);
+        } else if (one->state == PARKED) {
+            make_ready(pool, one);
+        } else if (one->state == BUSY && one->registered && one->wants != 0) {
+            /* A detached thread has it; until it is back, waiting for it would never wait. */
+            mlt_poller_change(pool->poller, one->connection.fd, one, 0);
+            one->wants = 0;
+        }
+    }
+    expire(pool, &pool->idle);
+    expire(pool, &pool->partial);
+    expire(pool, &pool->writing);
+    if (pool->accept_again != 0 && pool->accept_again <= pool->now) {
+        pool->accept_again = 0;
+        listen_again(pool);
+    }
+    bury_all(pool);
+    return !accepting || accept_some(pool, notice);
+}
+
+/* Waits in the poller. MLT_OK or MLT_NOTICE. */
+static int poll_once(mlt_worker *worker)
+{
+    mlt_pool *pool = worker->pool;
+    void *tags[TAGS];
+    int64_t time = pool->again.first != NULL ? 0 : time_left(pool);
+    pool->polling = true;
+    pthread_mutex_unlock(&pool->lock);
+    int count = mlt_poller_wait(pool->poller, tags, TAGS, time);
+    pthread_mutex_lock(&pool->lock);
+    pool->polling = false;
+    pool->now = mlt_socket_now();
+    bool quiet = sort_out(pool, tags, count > 0 ? count : 0, worker->work.error);
+    for (pooled *one = pop(&pool->again); one != NULL; one = pop(&pool->again))
+        push(&pool->ready, one);
+    /* More than this thread can do, and more threads that may. */
+    if (pool->ready.first != pool->ready.last)
+        promote(pool);
+    return quiet ? MLT_OK : MLT_NOTICE;
+}
+
+static void wait_parked(mlt_worker *worker)
+{
+    mlt_pool *pool = worker->pool;
+    worker->next_parked = pool->parked;
+    pool->parked = worker;
+    count_spare_threads(pool);
+    while (!worker->promoted && !pool->over)
+        pthread_cond_wait(&worker->wake, &pool->lock);
+    if (!worker->promoted) {
+        mlt_worker **place = &pool->parked;
+        while (*place != worker)
+            place = &(*place)->next_parked;
+        *place = worker->next_parked;
+    }
+    worker->promoted = false;
+}
+
+/* Waits for a connection to work for. MLT_OK, MLT_NOTICE or MLT_STOPPED. */
+static int find_work(mlt_worker *worker)
+{
+    mlt_pool *pool = worker->pool;
+    int status = MLT_OK;
+    pooled *one = NULL;
+    pthread_mutex_lock(&pool->lock);
+    while (one == NULL && status == MLT_OK) {
+        if (pool->open == 0 && mlt_server_stopping(pool->server) && !pool->over)
+            end_pool(pool);
+        if (pool->over) {
+            detach(worker);
+            status = MLT_STOPPED;
+        } else if (!worker->active && pool->active < pool->options.active) {
+            worker->active = true;
+            pool->active++;
+        } else if (!worker->active) {
+            wait_parked(worker);
+        } else if ((one = pop(&pool->ready)) != NULL) {
+            one->state = BUSY;
+            if (pool->ready.first != NULL)
+                promote(pool);
+        } else if (pool->polling) {
+            worker->active = false;
+            pool->active--;
+        } else {
+            status = poll_once(worker);
+        }
+    }
+    pthread_mutex_unlock(&pool->lock);
+    if (one != NULL)
+        work_for(worker, one);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------------ */
+/* The watcher */
+
+static bool others_wait(mlt_pool *pool)
+{
+    return pool->ready.first != NULL || pool->again.first != NULL ||
+           (!pool->polling && mlt_poller_ready(pool->poller));
+}
+
+/* Says so if all threads have been blocked for a while. */
+static void look_for_exhaustion(mlt_pool *pool, bool blocked)
+{
+    int64_t now = mlt_socket_now();
+    if (!blocked) {
+        pool->exhausted_since = 0;
+        return;
+    }
+    if (pool->exhausted_since == 0)
+        pool->exhausted_since = now;
+    if (now - pool->exhausted_since < EXHAUSTED_AFTER || now < pool->exhausted_again)
+        return;
+    pool->exhausted_again = now + EXHAUSTED_AGAIN;
+    atomic_store(&pool->exhausted, true);
+    if (pool->options.bell >= 0) {
+        ssize_t written = write(pool->options.bell, "", 1);
+        (void)written; /* full: then it has been rung already */
+    }
+}
+
+/* One look at all threads. Returns how long the longest callback has been running, in ticks; 0 for
+ * no callback at all. */
+static size_t look_once(mlt_pool *pool)
+{
+    size_t longest = 0;
+    size_t stuck = 0;
+    for (mlt_worker *worker = pool->workers; worker != NULL; worker = worker->next_worker) {
+        unsigned beat = atomic_load(&worker->beat);
+        if (!atomic_load(&worker->in_callback)) {
+            worker->stuck = 0;
+            worker->grace = 0;
+            continue;
+        }
+        if (beat != worker->seen) {
+            worker->seen = beat;
+            worker->stuck = 0;
+            /* Its first callback is past when the next one has begun. */
+        }
+        worker->stuck++;
+        if (worker->stuck > longest)
+            longest = worker->stuck;
+        if (worker->stuck < 2)
+            continue;
+        stuck++;
+        if (worker->active && worker->stuck >= 2 + (size_t)worker->grace && others_wait(pool)) {
+            atomic_store(&pool->slow[atomic_load(&worker->step)], SLOW_STEPS);
+            detach(worker);
+        }
+    }
+    bool all = stuck > 0 && stuck == pool->threads && pool->parked == NULL &&
+               (pool->threads == pool->options.threads || pool->start_again != 0);
+    look_for_exhaustion(pool, all && others_wait(pool));
+    return longest;
+}
+
+static void wait_for_tick(mlt_pool *pool, int64_t ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += (time_t)(ms / 1000);
+    until.tv_nsec += (long)(ms % 1000) * 1000000;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_nsec -= 1000000000;
+        until.tv_sec++;
+    }
+    pthread_cond_timedwait(&pool->watch, &pool->lock, &until);
+}
+
+static void *watch(void *argument)
+{
+    mlt_pool *pool = argument;
+    int quiet = 0;
+    size_t longest = 0;
+    pthread_mutex_lock(&pool->lock);
+    while (!pool->closing) {
+        if (!atomic_load(&pool->armed)) {
+            pthread_cond_wait(&pool->watch, &pool->lock);
+            quiet = 0;
+            continue;
+        }
+        int64_t tick = pool->options.threshold;
+        wait_for_tick(pool, longest < LONG_TICKS ? tick : tick * LONG_FACTOR);
+        longest = look_once(pool);
+        quiet = longest > 0 ? 0 : quiet + 1;
+        if (quiet > QUIET_TICKS)
+            atomic_store(&pool->armed, false);
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return NULL;
+}
+
+/* ------------------------------------------------------------------------------------------ */
+/* To Python and back */
+
+static void wake_watcher(mlt_pool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    if (!atomic_exchange(&pool->armed, true))
+        pthread_cond_signal(&pool->watch);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+static void ask_for_thread(mlt_worker *worker)
+{
+    mlt_pool *pool = worker->pool;
+    pthread_mutex_lock(&pool->lock);
+    count_spare_threads(pool);
+    if (atomic_load(&pool->lacking) && mlt_socket_now() >= pool->start_again) {
+        pool->starting = true;
+        pool->start_again = 0;
+        worker->work.start = true;
+        count_spare_threads(pool);
+    }
+    pthread_mutex_unlock(&pool->lock);
+}
+
+/* Goes to the callbacks of `count` events. */
+static int go(mlt_worker *worker, int count)
+{
+    mlt_pool *pool = worker->pool;
+    int step = worker->work.events[count - 1].step;
+    worker->work.start = false;
+    worker->work.status = MLT_OK;
+    worker->streak++;
+    atomic_store_explicit(&worker->step, step, memory_order_relaxed);
+    if (atomic_load_explicit(&pool->lacking, memory_order_relaxed))
+        ask_for_thread(worker);
+    if (atomic_load_explicit(&pool->slow[step], memory_order_relaxed) > 0) {
+        pthread_mutex_lock(&pool->lock);
+        detach(worker);
+        pthread_mutex_unlock(&pool->lock);
+        worker->since = now_us();
+    }
+    atomic_fetch_add_explicit(&worker->beat, 1, memory_order_relaxed);
+    atomic_store_explicit(&worker->in_callback, true, memory_order_release);
+    if (!atomic_load(&pool->armed))
+        wake_watcher(pool);
+    return count;
+}
+
+/* Back from the callbacks. */
+static void come_back(mlt_worker *worker)
+{
+    atomic_store_explicit(&worker->in_callback, false, memory_order_release);
+    if (worker->since == 0)
+        return;
+    /* It was expected to be slow. */
+    atomic_uchar *slow = &worker->pool->slow[atomic_load(&worker->step)];
+    unsigned char left = atomic_load(slow);
+    bool quick = now_us() - worker->since < worker->pool->options.threshold * 1000;
+    worker->since = 0;
+    if (!quick)
+        atomic_store(slow, SLOW_STEPS);
+    else if (left > 0)
+        atomic_compare_exchange_strong(slow, &left, (unsigned char)(left - 1));
+}
+
+static int ended(mlt_worker *worker, int status)
+{
+    worker->work.status = status;
+    worker->work.start = false;
+    return 0;
+}
+
+int mlt_worker_next(mlt_worker *worker, size_t done, int verdict, const char *reply,
+                    size_t reply_len, const char *actions, size_t actions_len)
+{
+    if (worker == NULL)
+        return MLT_ERR_CALLER;
+    pooled *one = worker->one;
+    int count = MLT_GATHER_MORE;
+    if (one != NULL && worker->ended) {
+        worker->one = NULL;
+        worker->ended = false;
+        bury(worker->pool, one);
+    } else if (one != NULL) {
+        if (!mlt_connection_may_answer(&one->connection, done) || done == 0)
+            return MLT_ERR_CALLER;
+        come_back(worker);
+        mlt_connection_settle(&one->connection, done, verdict, (mlt_span){reply, reply_len},
+                              (mlt_span){actions, actions_len});
+        if (worker->streak >= BATCHES_IN_A_ROW && mlt_buffer_len(&one->connection.in) > 0) {
+            return_buffer(worker, one);
+            pthread_mutex_lock(&worker->pool->lock);
+            one->state = READY;
+            push(&worker->pool->again, one);
+            pthread_mutex_unlock(&worker->pool->lock);
+            worker->one = NULL;
+        } else {
+            count = drive(worker, false);
+        }
+    }
+    while (count == MLT_GATHER_MORE) {
+        int status = find_work(worker);
+        if (status != MLT_OK)
+            return ended(worker, status);
+        count = drive(worker, true);
+    }
+    if (count > 0)
+        return go(worker, count);
+    worker->ended = true;
+    return ended(worker, MLT_END);
+}
+
+int mlt_worker_proceed(mlt_worker *worker)
+{
+    if (worker == NULL)
+        return MLT_ERR_CALLER;
+    return mlt_worker_next(worker, worker->batch.count, SMFIS_CONTINUE, NULL, 0, NULL, 0);
+}
+
+void mlt_worker_abandon(mlt_worker *worker)
+{
+    pooled *one = worker->one;
+    if (one == NULL || worker->ended)
+        return;
+    come_back(worker);
+    end_connection(worker->pool, one);
+    worker->ended = true;
+}
+
+/* ------------------------------------------------------------------------------------------ */
+/* Life */
+
+mlt_work *mlt_worker_work(mlt_worker *worker)
+{
+    return worker == NULL ? NULL : &worker->work;
+}
+
+mlt_worker *mlt_worker_new(mlt_pool *pool)
+{
+    mlt_worker *worker = pool == NULL ? NULL : calloc(1, sizeof *worker);
+    if (worker == NULL)
+        return NULL;
+    worker->pool = pool;
+    mlt_buffer_init(&worker->buffer);
+    pthread_cond_init(&worker->wake, NULL);
+    pthread_mutex_lock(&pool->lock);
+    worker->next_worker = pool->workers;
+    pool->workers = worker;
+    pool->threads++;
+    pool->starting = false;
+    pool->start_again = 0;
+    count_spare_threads(pool);
+    pthread_mutex_unlock(&pool->lock);
+    return worker;
+}
+
+void mlt_worker_free(mlt_worker *worker)
+{
+    if (worker == NULL)
+        return;
+    mlt_pool *pool = worker->pool;
+    mlt_worker_abandon(worker);
+    if (worker->one != NULL)
+        bury(pool, worker->one);
+    pthread_mutex_lock(&pool->lock);
+    mlt_worker **place = &pool->workers;
+    while (*place != worker)
+        place = &(*place)->next_worker;
+    *place = worker->next_worker;
+    pool->threads--;
+    detach(worker);
+    count_spare_threads(pool);
+    pthread_mutex_unlock(&pool->lock);
+    mlt_buffer_free(&worker->buffer);
+    pthread_cond_destroy(&worker->wake);
+    free(worker);
+}
+
+size_t mlt_pool_connections(mlt_pool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    size_t open = pool->open;
+    pthread_mutex_unlock(&pool->lock);
+    return open;
+}
+
+void mlt_pool_refuse(mlt_pool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    listen_no_more(pool);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+void mlt_pool_lacks_thread(mlt_pool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    pool->starting = false;
+    pool->start_again = mlt_socket_now() + EXHAUSTED_AFTER;
+    count_spare_threads(pool);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+int mlt_pool_take_exhausted(mlt_pool *pool)
+{
+    return atomic_exchange(&pool->exhausted, false);
+}
+
+/* The watcher's signals are none of its business: the interpreter handles them. */
+static int start_watcher(mlt_pool *pool)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int code = pthread_create(&pool->watcher, NULL, watch, pool);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return code;
+}
+
+mlt_pool *mlt_pool_new(mlt_server *server, const mlt_pool_options *options)
+{
+    mlt_pool *pool = calloc(1, sizeof *pool);
+    if (pool == NULL) {
+        mlt_server_fail(server, MLT_ERR_MEMORY, "no memory for the pool");
+        return NULL;
+    }
+    pool->server = server;
+    pool->options = *options;
+    pool->now = mlt_socket_now();
+    pthread_mutex_init(&pool->lock, NULL);
+    pthread_condattr_t clock;
+    pthread_condattr_init(&clock);
+#ifndef __APPLE__
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+#endif
+    pthread_cond_init(&pool->watch, &clock);
+    pthread_condattr_destroy(&clock);
+    pool->poller = mlt_poller_new();
+    int code = errno;
+    if (pool->poller != NULL) {
+        listen_again(pool);
+        code = errno;
+        pool->waking =
+            0 == mlt_poller_add(pool->poller, server->wake[0], &pool->waking, MLT_POLL_READ);
+        if (pool->listening && pool->waking)
+            code = start_watcher(pool);
+        if (pool->listening && pool->waking && code == 0)
+            return pool;
+    }
+    mlt_server_fail(server, MLT_ERR_IO, "cannot make the pool: %s", strerror(code));
+    mlt_poller_free(pool->poller);
+    pthread_cond_destroy(&pool->watch);
+    pthread_mutex_destroy(&pool->lock);
+    free(pool);
+    return NULL;
+}
+
+void mlt_pool_free(mlt_pool *pool)
+{
+    if (pool == NULL)
+        return;
+    pthread_mutex_lock(&pool->lock);
+    pool->closing = true;
+    pthread_cond_signal(&pool->watch);
+    pthread_mutex_unlock(&pool->lock);
+    pthread_join(pool->watcher, NULL);
+    bury_all(pool);
+    while (pool->spares > 0)
+        mlt_buffer_free(&pool->spare[--pool->spares]);
+    mlt_poller_free(pool->poller);
+    pthread_cond_destroy(&pool->watch);
+    pthread_mutex_destroy(&pool->lock);
+    free(pool);
+}
