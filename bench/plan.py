@@ -45,6 +45,8 @@ class Workload:
     besides: tuple[str, ...] = ()
     # The pool's threads=N: as one would have it for a filter that blocks now and then.
     pool: int = 8
+    # Not these; `text` says why.
+    without: tuple[str, ...] = ()
     # Times as long as the others.
     length: float = 1
     # Whose system calls are worth a run under strace: so many connections. 0: not counted.
@@ -157,9 +159,11 @@ WORKLOADS = (
     Workload(
         "idle5000",
         "5,000 idle connections",
-        "5,000 connections that are silent after HELO, and the first workload beside them.",
+        "5,000 connections that are silent after HELO, and the first workload beside them. Without"
+        " kilter.service, which needs 1 MiB for each.",
         "full",
         {**TYPICAL, "idle": 5000},
+        without=("kilter",),
     ),
     Workload(
         "block",

@@ -16,6 +16,7 @@ import os
 import platform
 import re
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -40,6 +41,8 @@ REASONS = CACHE / "bench" / "left-out"
 
 # Seconds before anything counts, for caches and for memory to be had from the system.
 WARMUP = 0.3
+# Seconds after which a turn has failed.
+PATIENCE = 40
 
 
 def places() -> dict[str, str]:
@@ -69,11 +72,11 @@ def generate(
 def outcome(generator: subprocess.Popen[str], filter: Filter) -> dict[str, Any]:
     """Waits for the load generator and returns what it found."""
     try:
-        printed, complaint = generator.communicate(timeout=90)
+        printed, complaint = generator.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         generator.kill()
         generator.communicate()
-        raise Failed("the load generator did not come to an end") from None
+        raise Failed("it does not come to an end") from None
     if not filter.alive:
         raise Failed("it ended: " + filter.log().strip()[-300:])
     if generator.returncode:
@@ -123,8 +126,12 @@ def measure(
             base = filter.resident_kib()
         generator = generate(workload, filter, "--warmup", str(WARMUP), "--seconds", str(duration))
         # Late in the run, with all connections there. The idle ones come first.
-        resident, deadline = 0.0, math.inf
+        resident, deadline, begun = 0.0, math.inf, time.monotonic()
         while generator.poll() is None and not resident:
+            if time.monotonic() > begun + PATIENCE:
+                generator.kill()
+                generator.communicate()
+                raise Failed("it does not come to an end")
             if deadline == math.inf and connections(generator) >= workload.idle:
                 deadline = time.monotonic() + WARMUP + duration * 0.7
             if time.monotonic() >= deadline:
@@ -244,6 +251,8 @@ def takes_part(contender: Contender, workload: Workload, named: bool) -> bool:
     """Tells whether a contender is measured with a workload. One that was named on the command line
     is, unless the workload is for others only.
     """
+    if contender.name in workload.without:
+        return False
     if workload.only:
         return contender.name in workload.only
     return named or contender.everywhere or contender.name in workload.besides
@@ -335,6 +344,8 @@ def main() -> int:
     missing = left_out(contenders, where)
     for name, why in missing.items():
         print(f"left out: {name}: {why}", file=sys.stderr)
+    # So that no filter is left behind when this is stopped.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     # The many connections of some workloads, here and in what is started from here.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

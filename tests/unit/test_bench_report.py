@@ -251,6 +251,13 @@ def test_who_is_not_everywhere_takes_part_where_named():
     assert ["pool-w2"] == names("busy", True)
 
 
+def test_who_cannot_take_part_does_not():
+    """A contender that a workload excludes is not measured with it, even if it was named."""
+    workload = next(one for one in WORKLOADS if one.name == "idle5000")
+    kinds = [one for one in CONTENDERS if one.name in ("kilter", "pymilter")]
+    assert ["pymilter"] == [one.name for *_, one in turns([workload], kinds, 1, named=True)]
+
+
 def test_system_calls_are_read_from_what_strace_prints():
     """With and without a column of errors; the sum at the end is none of them."""
     printed = """\

@@ -118,12 +118,11 @@ async fn main() {
         .on_unknown(|cx, _| Box::pin(quiet(cx)))
         .on_abort(|cx| Box::pin(nothing(cx)))
         .on_close(|cx| Box::pin(nothing(cx)));
-    indymilter::run(
-        listener,
-        callbacks,
-        Config::default(),
-        future::pending::<()>(),
-    )
-    .await
-    .expect("the listener failed");
+    let config = Config {
+        max_connections: 10_000, // by default 100
+        ..Default::default()
+    };
+    indymilter::run(listener, callbacks, config, future::pending::<()>())
+        .await
+        .expect("the listener failed");
 }
