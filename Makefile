@@ -41,6 +41,7 @@ bench:
 	@.cache/bench-ours/bin/python bench/run.py $(BENCH)
 
 bench-check:
+	@[ -e .cache/bench/results.json ] || scripts/setup-bench
 	@$(PYTHON) bench/check.py
 
 clean:

@@ -50,7 +50,9 @@ class Filter:
         variant of the filter it is to be, and whether to listen on TCP.
         """
         self._command = command
-        self._environment = {**os.environ, **environment}
+        # Only this program says how the filter waits.
+        inherited = {name: os.environ[name] for name in os.environ if name[:7] != "MILTER_"}
+        self._environment = {**inherited, **environment}
         self._variant = variant
         self._tcp = tcp
         # Context switches over its whole life, those of workers with them; known when it is over.

@@ -202,6 +202,13 @@ def inserted(page: str, text: str) -> str:
     return before + text + after
 
 
+def shortened(value: Any) -> Any:
+    """Returns the same with figures of five digits, which is more than they are good for."""
+    if isinstance(value, dict):
+        return {name: shortened(inner) for name, inner in value.items()}
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
 def write_json(results: Results, path: Path) -> None:
     """Writes the results with a line for each run."""
     runs = {"runs", "syscalls", "failures"}
@@ -211,7 +218,7 @@ def write_json(results: Results, path: Path) -> None:
         if name not in runs
     ]
     for name in sorted(runs):
-        rows = ",\n".join("  " + json.dumps(row) for row in results[name])
+        rows = ",\n".join("  " + json.dumps(shortened(row)) for row in results[name])
         parts.append(f"{json.dumps(name)}: [\n{rows}\n]")
     path.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
 

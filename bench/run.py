@@ -140,7 +140,7 @@ def measure(
         load = outcome(generator, filter)
     check_work(load, workload)
     units = load[workload.unit + "s"]
-    figures = {
+    figures: dict[str, Any] = {
         "per_second": load[workload.unit + "s_per_second"],
         "cpu_us": sum(used for used in load["cpu_of"].values() if used) / units * 1e6,
         **{f"{name}_us": value for name, value in load["latency_us"].items()},
@@ -149,8 +149,8 @@ def measure(
         "units": units,
         # At 100 the load generator, which has one thread, is the limit.
         "load_percent": load["cpu_seconds"] / load["seconds"] * 100,
-        "replies": load["replies"],
-        "negotiated": load["negotiated"],
+        # What the filter has negotiated: which steps it does not want or does not answer.
+        "protocol": [hex(asked["protocol"]) for asked in load["negotiated"]],
     }
     if workload.idle:
         figures["idle_kib"] = (resident - base) / workload.idle
@@ -330,8 +330,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--no-strace", action="store_true", help="do not count system calls")
     parser.add_argument("--json", type=Path, default=RESULTS, help="where the results go")
     parser.add_argument("--tree", default=str(ROOT), help="measure the library in this directory")
-    parser.add_argument("--docs", action="store_true", help="write them to docs/, too")
-    return parser.parse_args()
+    parser.add_argument(
+        "--docs",
+        action=argparse.BooleanOptionalAction,
+        help="whether to write docs/benchmarks.md and what is beside it (if nothing is left out"
+        " with --only or --contenders)",
+    )
+    options = parser.parse_args()
+    if options.docs is None:
+        options.docs = options.only is None and options.contenders is None
+    return options
 
 
 def main() -> int:
