@@ -29,6 +29,13 @@ class Spread:
         return cls(statistics.median(ordered), ordered[0], ordered[-1])
 
 
+def number(value: float) -> str:
+    """Returns a figure with about three digits, which is what it is good for."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
 def values(runs: Iterable[Run], workload: str, contender: str, figure: str) -> dict[int, float]:
     """Returns a figure by round, without the rounds that did not yield it."""
     return {

@@ -168,9 +168,11 @@ WORKLOADS = (
     Workload(
         "block",
         "A filter that blocks",
-        "`eom` sleeps for 20 ms; 100 sessions at once, and for once a pool with `threads=100`.",
+        "`eom` sleeps for 20 ms; 100 sessions at once, and for once a pool with `threads=100`."
+        " Without the floor, which has nothing to wait for.",
         "block",
         {**TYPICAL, "sessions": 100},
+        without=("floor",),
         pool=100,
     ),
     Workload(

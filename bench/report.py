@@ -17,7 +17,7 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
 from bench import plot  # noqa: E402 - needs the path above
-from bench.figures import Spread, spread, values  # noqa: E402
+from bench.figures import Spread, number, spread, values  # noqa: E402
 from bench.plan import CONTENDERS, WORKLOADS, Contender, Workload  # noqa: E402
 from bench.targets import TARGETS, Verdict, judge_all  # noqa: E402
 
@@ -26,13 +26,6 @@ Results = Mapping[str, Any]
 # Between these lines the page is generated.
 BEGIN = "<!-- results: made by bench/report.py -->"
 END = "<!-- end of the results -->"
-
-
-def number(value: float) -> str:
-    """Returns a figure with about three digits, which is what it is good for."""
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def ranged(found: Spread | None, scale: float = 1) -> str:
@@ -180,8 +173,8 @@ def generated(results: Results) -> str:
     titles = {contender.name: contender.title for contender in CONTENDERS}
     for name, why in results["left_out"].items():
         lines += ["", f"Left out: {titles[name]}: {why}."]
-    lines += ["", "![Messages per second](benchmarks-speed.svg)"]
-    lines += ["", "![CPU time per message](benchmarks-cpu.svg)"]
+    for name, (_, title, *_) in plot.PLOTS.items():
+        lines += ["", f"![{title}](benchmarks-{name}.svg)"]
     for workload in WORKLOADS:
         rows = table(results, workload)
         if len(rows) > 1:

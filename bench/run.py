@@ -230,7 +230,7 @@ def machine() -> dict[str, Any]:
         "processor": model.group(1) if model else platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "kernel": f"{platform.system()} {platform.release()}",
+        "kernel": platform.system() + " " + re.split(r"[^\d.]", platform.release())[0],
         "day": time.strftime("%Y-%m-%d", time.gmtime()),
     }
 
