@@ -190,6 +190,11 @@ class Context:
         self._guests -= 1
         self._lock.release()
 
+    def _wait_for_guests(self) -> None:
+        """Lets another thread finish that is using the context now."""
+        with self._lock:
+            pass
+
     def _has_complained(self, step: int) -> bool:
         """Whether a complaint about a step's answer was made before; from now on it was."""
         if self._complained is None:

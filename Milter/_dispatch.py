@@ -45,6 +45,7 @@ _VERDICTS = frozenset((CONTINUE, REJECT, DISCARD, ACCEPT, TEMPFAIL, NOREPLY, SKI
 
 NEGOTIATE = lib.MLT_STEP_NEGOTIATE
 _CONNECT = lib.MLT_STEP_CONNECT
+_HEADER = lib.MLT_STEP_HEADER
 _BODY = lib.MLT_STEP_BODY
 _ABORT = lib.MLT_STEP_ABORT
 _CLOSE = lib.MLT_STEP_CLOSE
@@ -69,40 +70,37 @@ _ALL_NR_BITS = int(lib.mlt_protocol_nr_bits())
 _STATES: tuple[int, ...] = tuple(int(row.state) for row in _STEPS)
 
 
-# How each step's callback is called. The event's bytes are copied here, once.
+# How each step's callback is called.
 
-unpack = ffi.unpack
-"""Copies a text out of the engine's memory."""
-
-Invoke = Callable[[Callback, Context, Any], Any]
-"""Calls a callback with its connection's context and what an event says."""
+Invoke = Callable[[Callback, Context, bytes], Any]
+"""Calls a callback with its connection's context and an event's text."""
 
 
-def _call_plain(callback: Callback, context: Context, event: Any) -> Any:
+def _call_plain(callback: Callback, context: Context, text: bytes) -> Any:
     return callback(context)
 
 
-def _call_text(callback: Callback, context: Context, event: Any) -> Any:
-    return callback(context, unpack(event.data, event.len).decode("utf-8", "surrogateescape"))
+def _call_text(callback: Callback, context: Context, text: bytes) -> Any:
+    return callback(context, text.decode("utf-8", "surrogateescape"))
 
 
-def _call_words(callback: Callback, context: Context, event: Any) -> Any:
-    return callback(context, *unpack(event.data, event.len).split(b"\0"))
+def _call_words(callback: Callback, context: Context, text: bytes) -> Any:
+    return callback(context, *text.split(b"\0"))
 
 
-def _call_header(callback: Callback, context: Context, event: Any) -> Any:
-    name, _, value = unpack(event.data, event.len).partition(b"\0")
+def _call_header(callback: Callback, context: Context, text: bytes) -> Any:
+    name, _, value = text.partition(b"\0")
     return callback(context, name.decode("utf-8", "surrogateescape"), value)
 
 
-def _call_chunk(callback: Callback, context: Context, event: Any) -> Any:
-    return callback(context, unpack(event.data, event.len))
+def _call_chunk(callback: Callback, context: Context, text: bytes) -> Any:
+    return callback(context, text)
 
 
-def _call_client(callback: Callback, context: Context, event: Any) -> Any:
+def _call_client(callback: Callback, context: Context, text: bytes) -> Any:
     """Host name, family and address, the last two as the socket module has them (API spec 1.6)."""
     view = context._view
-    host = to_text(unpack(event.data, event.len))
+    host = to_text(text)
     family = chr(view.family)
     address = ffi.string(view.address)
     if family == "4":
@@ -117,7 +115,7 @@ def _call_client(callback: Callback, context: Context, event: Any) -> Any:
     return callback(context, host, 0, None)
 
 
-def _call_negotiate(callback: Callback, context: Context, event: Any) -> Any:
+def _call_negotiate(callback: Callback, context: Context, text: bytes) -> Any:
     """Takes over what the callback made of the offer."""
     view = context._view
     options = [view.offered_actions, view.offered_protocol, 0, 0]
@@ -165,12 +163,44 @@ def short_cut(callback: Callback) -> Callable[[Invoke], Invoke]:
     return register
 
 
+TakesHeaders = Callable[[Context], Any]
+"""Returns the object of a connection whose method `header` takes decoded text, None for none."""
+
+_takes_headers: dict[Callback, TakesHeaders] = {}
+
+
+def short_cut_headers(callback: Callback) -> Callable[[TakesHeaders], TakesHeaders]:
+    """Decorator: tells for which objects that header callback does no more than call `header`."""
+
+    def register(takes: TakesHeaders) -> TakesHeaders:
+        _takes_headers[callback] = takes
+        return takes
+
+    return register
+
+
+def _takes_none(context: Context) -> Any:
+    return None
+
+
+def header_taker(callback: Callback | None) -> TakesHeaders:
+    """Returns what tells whether runs of headers may go round this callback."""
+    found = None
+    with contextlib.suppress(TypeError):
+        found = _takes_headers.get(callback) if callback is not None else None
+    return found or _takes_none
+
+
 def invoker(step: int, callback: Callback | None) -> Invoke:
     """Returns how the callback of a step is to be called."""
     found = None
     with contextlib.suppress(TypeError):  # a callable need not be hashable
         found = _short_cuts.get(callback) if callback is not None else None
     return found or INVOKERS[step]
+
+
+unpack = ffi.unpack
+_TEXT = lib.MLT_TEXT
 
 
 def log(level: int, text: str, *values: object, **options: Any) -> None:
@@ -198,6 +228,7 @@ class Dispatcher:
         self._connection: Any = None
         self._view: Any = None
         self._events: list[Any] = []
+        self._text: Any = b""
 
     def run(self, connection: Any) -> None:
         """Serves the connection that the engine has accepted, to its end.
@@ -206,7 +237,7 @@ class Dispatcher:
             connection: the engine's connection object; it is used again and again.
         """
         view = lib.mlt_connection_view(connection)
-        self._take(connection, view, view.events)
+        self._take(connection, view, view.events, view.text)
         proceed = lib.mlt_connection_proceed
         handle = self._handle
         number = view.id
@@ -232,7 +263,7 @@ class Dispatcher:
         Returns:
             MLT_STOPPED, or MLT_NOTICE, after which it may be called again.
         """
-        self._take(None, None, work.events)
+        self._take(None, None, work.events, work.text)
         proceed = lib.mlt_worker_proceed
         handle = self._handle
         answer: Answer | None = None
@@ -256,11 +287,12 @@ class Dispatcher:
             self._view = work.view
             self._end(number)
 
-    def _take(self, connection: Any, view: Any, events: Any) -> None:
+    def _take(self, connection: Any, view: Any, events: Any, text: Any) -> None:
         self._connection = connection
         self._view = view
         if not self._events:
             self._events = [events[i] for i in range(lib.MLT_EVENTS)]
+            self._text = ffi.buffer(text, _TEXT)
 
     def _handle(self, number: int, count: int) -> Answer | None:
         """Calls the callbacks of a batch.
@@ -277,6 +309,7 @@ class Dispatcher:
         callbacks = server.callbacks
         invokers = server.invokers
         events = self._events
+        first_text = self._text
         context = self._contexts.get(number)
         done = 0
         while done < count:
@@ -286,6 +319,13 @@ class Dispatcher:
             callback = callbacks[step]
             if server.debug > 0:
                 self._trace(step)
+            elif step == _HEADER and done < count and context is not None:
+                filter = server.takes_headers(context)
+                if filter is not None and event.len < _TEXT:
+                    done, answer = self._handle_headers(context, filter, done - 1)
+                    if answer is not None:
+                        return answer
+                    continue
             if context is None and callback is not None and (step != _CLOSE or server.always_close):
                 context = Context._create(self._connection, self._view)
                 self._contexts[number] = context
@@ -293,20 +333,22 @@ class Dispatcher:
                 if step == NEGOTIATE:
                     return (done, ALL_OPTS, ffi.NULL, 0, b"", 0)
             else:
+                size = event.len
+                if done == 1 and size <= _TEXT:
+                    text = first_text[:size]
+                else:
+                    text = unpack(event.data, size) if size else b""
                 context._step = step
                 try:
-                    verdict = invokers[step](callback, context, event)
+                    verdict = invokers[step](callback, context, text)
                     if verdict is not CONTINUE and verdict is not NOREPLY:
                         verdict = self._check_status(verdict, step)
                 except BaseException as problem:
                     # SystemExit and KeyboardInterrupt too: a callback does not end the process.
                     verdict = self._failed(problem, context, step)
-                # From here on the engine is at work. A callback may have had other threads work
-                # for it: one that is using the context now is let finish.
                 context._step = -1
                 if context._guests:
-                    with context._lock:
-                        pass
+                    context._wait_for_guests()
                 if (
                     context._out
                     or step == NEGOTIATE
@@ -322,6 +364,41 @@ class Dispatcher:
                 context = None
                 self._close(number)
         return None
+
+    def _handle_headers(
+        self, context: Context, filter: Any, first: int
+    ) -> tuple[int, Answer | None]:
+        """Calls `header` for a run of headers, whose text is copied and decoded in one go.
+
+        Args:
+            context: the connection's.
+            filter: the object whose method `header` takes them as `str`.
+            first: the first of the events.
+
+        Returns:
+            How many events of the batch are done, and what _handle() returns.
+        """
+        size = lib.mlt_connection_headers(self._connection, first)
+        words = iter(self._text[:size].decode("utf-8", "surrogateescape").split("\0"))
+        done = first
+        context._step = _HEADER
+        answer = None
+        for name, value in zip(words, words):
+            done += 1
+            try:
+                verdict = filter.header(name, value)
+                if verdict is NOREPLY:
+                    continue
+                verdict = self._check_status(verdict, _HEADER)
+            except BaseException as problem:
+                verdict = self._failed(problem, context, _HEADER)
+            answer = self._answer(context, self._events[done - 1], done, verdict)
+            if answer is not None:
+                break
+        context._step = -1
+        if context._guests:
+            context._wait_for_guests()
+        return done, answer
 
     def _answer(self, context: Context, event: Any, done: int, verdict: int) -> Answer | None:
         """Returns how an event is answered; None where the engine needs not be told."""
@@ -375,7 +452,7 @@ class Dispatcher:
         if not isinstance(status, int):
             raise error(f"The {CALLBACKS[step]} callback must return int")
         if step == NEGOTIATE:
-            return status
+            return int(status)
         verdict = int(status) & 0xFFFFFFFF
         if verdict in _VERDICTS:
             return verdict

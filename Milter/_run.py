@@ -7,17 +7,14 @@ from the package at each use, never kept. Source: API spec 2.8 and 2.9.
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import Milter as package
 from Milter import _lowlevel
+from Milter._base import Base, strategy_of
 from Milter._constants import CONTINUE, P_NR_CONN
 from Milter._context import Context
-from Milter._dispatch import METHODS, NO_BITS, short_cut, unpack
+from Milter._dispatch import METHODS, NO_BITS, short_cut, short_cut_headers
 from Milter._server import DRAIN
-
-# The answers of _unwanted_steps().
-_unwanted: WeakKeyDictionary[type, int] = WeakKeyDictionary()
 
 
 def uniqueID() -> int:
@@ -33,14 +30,14 @@ def _unwanted_steps(klass: type) -> int:
     The class decides: an attribute of an object that happens to have a callback's name is never
     taken for one.
     """
-    cached = _unwanted.get(klass)
+    cached: int | None = klass.__dict__.get("_unwanted_steps")
     if cached is not None:
         return cached
     mask = 0
     for step, name in enumerate(METHODS):
         if NO_BITS[step] & getattr(getattr(klass, name, None), "milter_protocol", 0):
             mask |= 1 << step
-    _unwanted[klass] = mask
+    klass._unwanted_steps = mask  # type: ignore[attr-defined]
     return mask
 
 
@@ -131,38 +128,48 @@ def _unknown(ctx: Any, command: str) -> Any:
 
 
 @short_cut(_envfrom)
-def _envfrom_event(callback: Any, ctx: Any, event: Any) -> Any:
-    return ctx._priv.envfrom_bytes(*unpack(event.data, event.len).split(b"\0"))
+def _envfrom_event(callback: Any, ctx: Any, text: bytes) -> Any:
+    return ctx._priv.envfrom_bytes(*text.split(b"\0"))
 
 
 @short_cut(_envrcpt)
-def _envrcpt_event(callback: Any, ctx: Any, event: Any) -> Any:
-    return ctx._priv.envrcpt_bytes(*unpack(event.data, event.len).split(b"\0"))
+def _envrcpt_event(callback: Any, ctx: Any, text: bytes) -> Any:
+    return ctx._priv.envrcpt_bytes(*text.split(b"\0"))
 
 
 @short_cut(_data)
-def _data_event(callback: Any, ctx: Any, event: Any) -> Any:
+def _data_event(callback: Any, ctx: Any, text: bytes) -> Any:
     return ctx._priv.data()
 
 
 @short_cut(_header)
-def _header_event(callback: Any, ctx: Any, event: Any) -> Any:
-    name, _, value = unpack(event.data, event.len).partition(b"\0")
+def _header_event(callback: Any, ctx: Any, text: bytes) -> Any:
+    name, _, value = text.partition(b"\0")
     return ctx._priv.header_bytes(name.decode("utf-8", "surrogateescape"), value)
 
 
+@short_cut_headers(_header)
+def _plain_headers(ctx: Context) -> Any:
+    """The filter's object, if Base.header_bytes is all that decodes its headers."""
+    milter = ctx._priv
+    header_bytes = getattr(milter, "header_bytes", None)
+    if getattr(header_bytes, "__func__", None) is not Base.header_bytes:
+        return None
+    return milter if strategy_of(milter.header) is None else None
+
+
 @short_cut(_eoh)
-def _eoh_event(callback: Any, ctx: Any, event: Any) -> Any:
+def _eoh_event(callback: Any, ctx: Any, text: bytes) -> Any:
     return ctx._priv.eoh()
 
 
 @short_cut(_body)
-def _body_event(callback: Any, ctx: Any, event: Any) -> Any:
-    return ctx._priv.body(unpack(event.data, event.len))
+def _body_event(callback: Any, ctx: Any, text: bytes) -> Any:
+    return ctx._priv.body(text)
 
 
 @short_cut(_eom)
-def _eom_event(callback: Any, ctx: Any, event: Any) -> Any:
+def _eom_event(callback: Any, ctx: Any, text: bytes) -> Any:
     return ctx._priv.eom()
 
 

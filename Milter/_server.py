@@ -149,6 +149,7 @@ class Server:
         self.always_close = flags is not None
         self.callbacks: list[Callback | None] = [None] * len(_dispatch.CALLBACKS)
         self.invokers = list(_dispatch.INVOKERS)  # how each of them is called
+        self.takes_headers = _dispatch.header_taker(None)
         self.exception_policy = TEMPFAIL
         self.flags = CURR_ACTS  # stored and, as with libmilter, of no effect
         self.debug = 0
@@ -200,6 +201,8 @@ class Server:
             raise TypeError("callback parameter must be callable")
         previous, self.callbacks[step] = self.callbacks[step], callback
         self.invokers[step] = _dispatch.invoker(step, callback)
+        if step == lib.MLT_STEP_HEADER:
+            self.takes_headers = _dispatch.header_taker(callback)
         self._skip_missing()
         return previous
 

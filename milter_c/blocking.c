@@ -26,6 +26,7 @@ typedef struct thread_connection {
     mlt_connection connection;
     mlt_batch batch;
     mlt_event events[MLT_EVENTS];
+    char text[MLT_TEXT];
 } thread_connection;
 
 mlt_connection *mlt_connection_new(mlt_server *server)
@@ -36,7 +37,7 @@ mlt_connection *mlt_connection_new(mlt_server *server)
     if (its == NULL)
         return NULL;
     mlt_connection_init(&its->connection, server);
-    mlt_connection_lend(&its->connection, &its->batch, its->events);
+    mlt_connection_lend(&its->connection, &its->batch, its->events, its->text);
     return &its->connection;
 }
 

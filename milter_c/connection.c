@@ -43,12 +43,15 @@ mlt_view *mlt_connection_view(mlt_connection *connection)
     return connection == NULL ? NULL : &connection->view;
 }
 
-void mlt_connection_lend(mlt_connection *connection, mlt_batch *batch, mlt_event *events)
+void mlt_connection_lend(mlt_connection *connection, mlt_batch *batch, mlt_event *events,
+                         char *text)
 {
     batch->count = 0;
     batch->events = events;
+    batch->text = text;
     connection->batch = batch;
     connection->view.events = events;
+    connection->view.text = text;
 }
 
 void mlt_connection_begin(mlt_connection *connection, int fd, uint64_t id)
@@ -326,7 +329,7 @@ static int finish(mlt_connection *connection)
 }
 
 /* A run of events that need no answer is reported at once. */
-int mlt_connection_gather(mlt_connection *connection)
+static int gather(mlt_connection *connection)
 {
     if (connection->ending)
         return finish(connection);
@@ -389,4 +392,30 @@ int mlt_connection_gather(mlt_connection *connection)
             return finish(connection);
         }
     }
+}
+
+int mlt_connection_gather(mlt_connection *connection)
+{
+    int count = gather(connection);
+    if (count > 0) {
+        const mlt_event *first = &connection->batch->events[0];
+        if (first->len > 0 && first->len <= MLT_TEXT)
+            memcpy(connection->batch->text, first->data, first->len);
+    }
+    return count;
+}
+
+size_t mlt_connection_headers(mlt_connection *connection, size_t first)
+{
+    const mlt_batch *batch = connection->batch;
+    size_t len = 0;
+    for (size_t i = first; i < batch->count && batch->events[i].step == MLT_STEP_HEADER; i++) {
+        const mlt_event *event = &batch->events[i];
+        if (event->len >= MLT_TEXT - len)
+            break;
+        memcpy(batch->text + len, event->data, event->len);
+        len += event->len;
+        batch->text[len++] = '\0';
+    }
+    return len;
 }

@@ -20,6 +20,7 @@
 typedef struct mlt_batch {
     size_t count;
     const mlt_event *events;
+    char *text;                 /* MLT_TEXT bytes */
     size_t ends[MLT_EVENTS];    /* bytes of `in` taken, with this event's packet */
     mlt_mark marks[MLT_EVENTS]; /* the session behind this event, had it been CONTINUE */
 } mlt_batch;
@@ -53,7 +54,8 @@ void mlt_connection_init(mlt_connection *connection, mlt_server *server);
 void mlt_connection_release(mlt_connection *connection);
 
 /* Lends it the place for its next events. */
-void mlt_connection_lend(mlt_connection *connection, mlt_batch *batch, mlt_event *events);
+void mlt_connection_lend(mlt_connection *connection, mlt_batch *batch, mlt_event *events,
+                         char *text);
 
 /* Takes over a connected socket and makes the connection new. */
 void mlt_connection_begin(mlt_connection *connection, int fd, uint64_t id);

@@ -141,6 +141,7 @@ size_t mlt_server_waiting(const mlt_server *server);
 enum mlt_sizes {
     MLT_EVENTS = 64,     /* events in one batch at most */
     MLT_STAGES = 7,      /* macro stages */
+    MLT_TEXT = 16384,    /* bytes of text that are copied to where Python finds them quickly */
     MLT_ADDRESS = 128,   /* bytes of a textual address, NUL included */
     MLT_ERROR_TEXT = 320 /* bytes of an error text, NUL included */
 };
@@ -176,6 +177,7 @@ typedef struct mlt_view {
     int32_t status;    /* mlt_status of what ended it; MLT_OK for an orderly end */
     int32_t alone;     /* after accept: no other thread waits there; the caller should start one */
     mlt_event *events; /* the batch, MLT_EVENTS at most */
+    char *text;        /* a copy of the first event\'s text, if it has MLT_TEXT bytes at most */
     mlt_macros macros[7]; /* by SMFIM_x */
     /* Negotiation. Valid from MLT_STEP_NEGOTIATE on. */
     uint32_t offered_version;
@@ -228,6 +230,11 @@ int mlt_connection_send(mlt_connection *connection, const char *packets, size_t 
  * there is nothing to send besides. */
 int mlt_connection_proceed(mlt_connection *connection);
 
+/* Writes the texts of a run of HEADER events of the batch into the view's `text`, each ended by
+ * NUL: name NUL value NUL name NUL ... The run begins with event `first`; it ends where the headers
+ * or the room end. Returns their size; 0 where not even one fits. */
+size_t mlt_connection_headers(mlt_connection *connection, size_t first);
+
 /* Ends it whatever its state, without events; needed only when next() was not called to its end. */
 void mlt_connection_end(mlt_connection *connection);
 
@@ -253,6 +260,7 @@ typedef struct mlt_work {
     int32_t status;       /* when there are no events: why */
     int32_t start;        /* true: one more thread is wanted, with a worker of its own */
     mlt_event events[64]; /* MLT_EVENTS */
+    char text[16384];     /* MLT_TEXT */
     char error[320];      /* MLT_ERROR_TEXT; after MLT_NOTICE */
 } mlt_work;
 

@@ -489,7 +489,7 @@ static void work_for(mlt_worker *worker, pooled *one)
     worker->work.connection = &one->connection;
     worker->work.view = &one->connection.view;
     worker->work.id = one->connection.view.id;
-    mlt_connection_lend(&one->connection, &worker->batch, worker->work.events);
+    mlt_connection_lend(&one->connection, &worker->batch, worker->work.events, worker->work.text);
     lend_buffer(worker, one);
 }
 
