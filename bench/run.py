@@ -350,8 +350,6 @@ def main() -> int:
     where: dict[str, Any] = {**places(), "tree": os.path.abspath(options.tree)}
     where["object_kib"] = object_kib(where)
     missing = left_out(contenders, where)
-    for name, why in missing.items():
-        print(f"left out: {name}: {why}", file=sys.stderr)
     # So that no filter is left behind when this is stopped.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     # The many connections of some workloads, here and in what is started from here.
