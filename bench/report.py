@@ -144,6 +144,18 @@ def verdict_rows(verdicts: Iterable[Verdict]) -> list[list[str]]:
     return rows
 
 
+def disturbance(results: Results) -> str:
+    """Returns a sentence on what else the machine did; empty without figures."""
+    percents = [run["others_percent"] for run in results["runs"] if "others_percent" in run]
+    if not percents:
+        return ""
+    found = Spread.of(percents)
+    return (
+        f"Meanwhile other programs used {found.median:.0f} % of a core in the middle turn and"
+        f" {found.high:.0f} % in the worst."
+    )
+
+
 def plain(results: Results) -> str:
     """Returns the results as lines for a terminal."""
     lines: list[str] = []
@@ -151,6 +163,7 @@ def plain(results: Results) -> str:
         rows = table(results, workload)
         if len(rows) > 1:
             lines += ["", f"{workload.title} ({workload.name})", *aligned(rows)]
+    lines += ["", disturbance(results)]
     lines += [f"failed: {line}" for line in failures(results)]
     lines += [f"left out: {name}: {why}" for name, why in results["left_out"].items()]
     return "\n".join(lines)
@@ -165,6 +178,7 @@ def generated(results: Results) -> str:
         f"Measured on {machine['day']}: {machine['processor']}, {machine['cores']} cores,"
         f" {machine['memory_gib']} GiB, {machine['kernel']};"
         f" {results['rounds']} rounds of {results['seconds']} seconds.",
+        *([disturbance(results)] if disturbance(results) else []),
         "",
         "Versions: "
         + ", ".join(f"{name} {version}" for name, version in results["versions"].items())

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,31 @@ def start(contender: Contender, workload: Workload, where: Mapping[str, Any]) ->
     return Filter(command, environment, workload.variant, workload.tcp or contender.tcp_only)
 
 
+@dataclass(frozen=True)
+class Moment:
+    """What has been used of the machine up to a moment, in seconds of CPU time."""
+
+    time: float
+    machine: float
+    benchmark: float
+
+    @classmethod
+    def now(cls, filter: Filter) -> Moment:
+        """Returns this moment, when no load generator runs."""
+        user, nice, system, _, _, *interrupts = map(
+            int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+        )
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        ours = filter.cpu_seconds() + time.process_time() + children.ru_utime + children.ru_stime
+        ticks = user + nice + system + sum(interrupts)
+        return cls(time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), ours)
+
+    def others_since(self, before: Moment) -> float:
+        """Returns how many percent of a core everything else had meanwhile, stolen time with it."""
+        others = self.machine - before.machine - (self.benchmark - before.benchmark)
+        return max(others, 0) / (self.time - before.time) * 100
+
+
 def connections(generator: subprocess.Popen[str]) -> int:
     """Returns about how many connections the load generator has open."""
     try:
@@ -124,6 +150,7 @@ def measure(
             # What it has when it is warm is none of the idle connections' memory.
             outcome(generate(workload, filter, "--seconds", str(WARMUP), idle=0), filter)
             base = filter.resident_kib()
+        began = Moment.now(filter)
         generator = generate(workload, filter, "--warmup", str(WARMUP), "--seconds", str(duration))
         # Late in the run, with all connections there. The idle ones come first.
         resident, deadline, begun = 0.0, math.inf, time.monotonic()
@@ -138,6 +165,7 @@ def measure(
                 resident = filter.resident_kib()
             time.sleep(0.02)
         load = outcome(generator, filter)
+        ended = Moment.now(filter)
     check_work(load, workload)
     units = load[workload.unit + "s"]
     figures: dict[str, Any] = {
@@ -146,6 +174,7 @@ def measure(
         **{f"{name}_us": value for name, value in load["latency_us"].items()},
         "resident_kib": resident,
         "switches": filter.switches / load[f"all_{workload.unit}s"],
+        "others_percent": ended.others_since(began),
         "units": units,
         # At 100 the load generator, which has one thread, is the limit.
         "load_percent": load["cpu_seconds"] / load["seconds"] * 100,

@@ -205,6 +205,15 @@ def test_the_page_says_what_is_missing_and_keeps_what_people_wrote():
         report.inserted("a page without marks", "text")
 
 
+def test_the_report_says_what_else_the_machine_did():
+    """The median and the worst turn, as percents of a core; nothing if it was not measured."""
+    runs = [_run("full", "pool", n, others_percent=percent) for n, percent in enumerate((3, 80, 5))]
+    said = report.disturbance(results(runs))
+    assert "other programs used 5 % of a core in the middle turn and 80 % in the worst" in said
+    assert said in report.plain(results(runs))
+    assert "" == report.disturbance(results(RUNS))
+
+
 def test_json_keeps_everything(tmp_path):
     """What is written for people to read line by line is what was measured."""
     outcome = results(RUNS, left_out={"go-milter": 'no "Go"'})
