@@ -15,8 +15,8 @@ _kept: list[Live] = []
 
 
 @pytest.fixture(scope="module")
-def _serving() -> Iterator[Live]:
-    """The server, for the tests of one file."""
+def _serving(waiting: str) -> Iterator[Live]:
+    """The server, for the tests of one file in one mode."""
     from compat_live import Live
 
     if os.environ.get("PYMILTER_ORACLE"):

@@ -777,6 +777,7 @@ def test_14_inherited_descriptor(tmp_path: Path, listening: bool) -> None:
 
 
 @pytest.mark.ours
+@pytest.mark.one_mode("a SQLite handle is its thread's (docs/pool.md)")
 def test_15_thread_local_sqlite(live: Live) -> None:
     """A SQLite handle per thread, made on first use, and one made in `connect`, are used in eom."""
     import sqlite3

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from compat_support import evaluate, run_python
 
+pytestmark = pytest.mark.usefixtures("waiting")
+
 NONE = ("returned", "None")
 
 #: Defines `started()`: main() in a thread; `handshake(address)`: what a milter answers to an offer;

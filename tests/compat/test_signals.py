@@ -22,6 +22,8 @@ from compat_support import DEADLINE, environment, wait_until
 from harness import Peer, offer
 from harness.packets import CONTINUE, A, B, C, E, H, L, M, N, Q, R, T
 
+pytestmark = pytest.mark.usefixtures("waiting")
+
 TERM, INT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 
 #: A stop with nothing open takes less than 0.1 s on an idle machine; this bounds a loaded one.

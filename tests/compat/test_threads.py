@@ -15,6 +15,9 @@ from compat_support import DEADLINE, wait_until
 import milter
 from harness.packets import CONTINUE, A, C, E, H, M, N, Q, R, T
 
+#: What belongs to a thread belongs to a connection only where each has a thread of its own.
+own_thread = pytest.mark.one_mode("the pool promises nothing of threads (docs/pool.md)")
+
 EVENTS = [*MESSAGE, "abort", "close"]
 
 
@@ -42,6 +45,7 @@ def _session(live: Live) -> None:
 
 
 @pytest.mark.ours
+@own_thread
 def test_one_thread_for_a_connection(live: Live) -> None:
     """All callbacks of a connection run in the same thread, close included (with Debian's libmilter
     they do not)."""
@@ -125,6 +129,7 @@ class _Value:
     """Something that can be seen to be freed."""
 
 
+@own_thread
 def test_thread_local_data_lives_with_the_connection(live: Live) -> None:
     """What one callback stores is there in all later ones of the connection, close included, and
     not in the next connection."""
@@ -140,6 +145,7 @@ def test_thread_local_data_lives_with_the_connection(live: Live) -> None:
     assert list(range(1, 13)) * 3 == [count for _, count in seen]
 
 
+@own_thread
 def test_thread_local_data_of_connections_at_once(live: Live) -> None:
     """Connections that are open together do not see each other's."""
     local = threading.local()
@@ -158,6 +164,7 @@ def test_thread_local_data_of_connections_at_once(live: Live) -> None:
     assert [True] * 5 == seen
 
 
+@own_thread
 def test_thread_local_data_is_dropped_at_the_end(live: Live) -> None:
     """It is freed when the connection ends, without a next connection."""
     local = threading.local()
@@ -177,6 +184,7 @@ def test_thread_local_data_is_dropped_at_the_end(live: Live) -> None:
     wait_until(lambda: refs[0]() is None, "the end of the thread-local data")
 
 
+@own_thread
 def test_thread_local_subclass_is_made_anew(live: Live) -> None:
     """A subclass of threading.local is initialised anew in each connection."""
     made: list[int] = []
@@ -216,6 +224,7 @@ def test_main_threads_data_stays(live: Live) -> None:
     assert "kept" == local.mine
 
 
+@own_thread
 def test_many_connections_one_after_the_other(live: Live) -> None:
     """However many connections, each finds nothing of an earlier one, and all data is freed."""
     local = threading.local()
@@ -245,6 +254,7 @@ def test_many_connections_one_after_the_other(live: Live) -> None:
 _variable: contextvars.ContextVar[str] = contextvars.ContextVar("_variable", default="unset")
 
 
+@own_thread
 def test_context_variables(live: Live) -> None:
     """A context variable set in one callback holds for the connection's later callbacks, and is
     unset in the next connection."""
@@ -254,6 +264,7 @@ def test_context_variables(live: Live) -> None:
     assert (["unset"] + ["set"] * 11) * 2 == [value for _, value in seen]
 
 
+@own_thread
 def test_context_variables_of_the_main_thread(live: Live) -> None:
     """Callbacks do not inherit the context of the thread that started the milter, and do not
     change this one's."""
@@ -271,6 +282,7 @@ def test_context_variables_of_the_main_thread(live: Live) -> None:
 
 
 @pytest.mark.ours
+@own_thread
 def test_sqlite_handle(live: Live) -> None:
     """A SQLite handle made in one callback may be used in the others, which SQLite allows in the
     same thread only."""
@@ -299,6 +311,7 @@ def test_sqlite_handle(live: Live) -> None:
 
 
 @pytest.mark.ours
+@own_thread
 def test_lock_held_across_callbacks(live: Live) -> None:
     """An RLock taken in MAIL can be released in EOM: it belongs to the thread."""
     lock = threading.RLock()

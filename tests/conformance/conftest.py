@@ -1,8 +1,13 @@
-"""What the conformance tests share: the two ways to write to a milter."""
+"""What the conformance tests share: two ways of waiting, and two ways to write to a milter."""
 
 from __future__ import annotations
 
 import pytest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _both_modes(waiting: str) -> None:
+    """Each row holds with a thread per connection and in the pool."""
 
 
 @pytest.fixture(params=["whole", "bytes"])

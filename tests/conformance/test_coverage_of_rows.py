@@ -8,6 +8,8 @@ from types import ModuleType
 
 import pytest
 
+pytestmark = pytest.mark.one_mode("it serves nothing")
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 

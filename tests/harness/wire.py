@@ -71,6 +71,7 @@ class Peer:
         self.patience = patience
         self.feed = feed if isinstance(feed, str) else sorted(set(feed))
         self.sent = 0
+        self.received = 0
         self.socket.settimeout(patience)
         try:
             self.socket.connect(address)
@@ -143,7 +144,9 @@ class Peer:
         """Up to size bytes; b"" at the end of the connection; None when patience is over."""
         self.socket.settimeout(self.patience if patience is None else patience)
         try:
-            return self.socket.recv(size)
+            piece = self.socket.recv(size)
+            self.received += len(piece)
+            return piece
         except socket.timeout:
             return None
         except ConnectionResetError:

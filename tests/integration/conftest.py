@@ -41,6 +41,7 @@ class Place:
             for number, spec in enumerate(endpoint.filters)
         ]
         self.token = ""
+        self.waiting = ""  # the way of waiting in which the filters were started
 
     @property
     def filter(self) -> Filter:
@@ -129,8 +130,9 @@ def place_for(
     places: dict[tuple[str, str], Place],
     mta_name: str,
     endpoint_name: str,
+    waiting: str,
 ) -> Place:
-    """Return the place, with its filters started."""
+    """Return the place, with its filters running in that way of waiting."""
     mta: Mta = request.getfixturevalue(mta_name)
     if endpoint_name not in mta.endpoints:
         pytest.skip("not here: no IPv6 on the loopback interface")
@@ -138,6 +140,10 @@ def place_for(
     if place is None:
         place = Place(mta, mta.endpoints[endpoint_name])
         places[mta_name, endpoint_name] = place
+    if place.waiting != waiting:
+        for each in place.filters:
+            each.stop()
+        place.waiting = waiting
     for each in place.filters:
         if each.process is None:
             each.start()
@@ -145,15 +151,25 @@ def place_for(
     return place
 
 
+@pytest.fixture(scope="module")
+def both(waiting: str) -> str:
+    """The way of waiting of the filters that are started: each of the two."""
+    if waiting != "thread" and filters.other_python() is not None:
+        pytest.skip("not here: pymilter has one way of waiting")
+    return waiting
+
+
 @pytest.fixture
-def place(request: pytest.FixtureRequest, _places: dict[tuple[str, str], Place]) -> Place:
+def place(
+    request: pytest.FixtureRequest, _places: dict[tuple[str, str], Place], both: str
+) -> Place:
     """The endpoint that the test is parametrized with, (mta, endpoint); its filters run."""
     mta_name, endpoint_name = request.param
-    return place_for(request, _places, mta_name, endpoint_name)
+    return place_for(request, _places, mta_name, endpoint_name, both)
 
 
 @pytest.fixture
-def solo(request: pytest.FixtureRequest) -> Iterator[Place]:
+def solo(request: pytest.FixtureRequest, both: str) -> Iterator[Place]:
     """An endpoint, (mta, endpoint), whose filter the test starts and stops itself."""
     mta_name, endpoint_name = request.param
     mta: Mta = request.getfixturevalue(mta_name)

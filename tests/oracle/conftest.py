@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Callable
 
 import pytest
 import sidebyside
@@ -19,8 +20,21 @@ def theirs() -> Iterator[sidebyside.Side]:
 
 
 @pytest.fixture(scope="session")
-def ours() -> Iterator[sidebyside.Side]:
-    """The package under test."""
-    side = sidebyside.our_side()
+def ours_in() -> Iterator[Callable[[str], sidebyside.Side]]:
+    """The package under test in either way of waiting, "thread" or "pool"."""
+    sides: dict[str, sidebyside.Side] = {}
+
+    def side(waiting: str) -> sidebyside.Side:
+        if waiting not in sides:
+            sides[waiting] = sidebyside.our_side(waiting)
+        return sides[waiting]
+
     yield side
-    side.stop()
+    for each in sides.values():
+        each.stop()
+
+
+@pytest.fixture(scope="module")
+def ours(waiting: str, ours_in: Callable[[str], sidebyside.Side]) -> sidebyside.Side:
+    """The package under test, in each way of waiting."""
+    return ours_in(waiting)

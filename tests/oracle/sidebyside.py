@@ -32,6 +32,8 @@ import time
 from pathlib import Path
 from typing import Any, Union
 
+from milter_modes import MODES, VARIABLE
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 ORACLE_PYTHON = ROOT / ".cache" / "oracle" / "bin" / "python"
@@ -337,9 +339,10 @@ def installed() -> bool:
     return ROOT not in Path(Milter.__file__).resolve().parents
 
 
-def our_side() -> Side:
-    """Return the side of the package under test."""
-    return Side("ours", Path(sys.executable), environment(ours=True))
+def our_side(waiting: str) -> Side:
+    """Return the side of the package under test in that way of waiting."""
+    variables = {**environment(ours=True), VARIABLE: MODES[waiting]}
+    return Side("ours", Path(sys.executable), variables)
 
 
 def their_side() -> Side:

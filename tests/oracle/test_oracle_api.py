@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sidebyside import HERE, PATIENCE, Side
 
-pytestmark = pytest.mark.oracle
+pytestmark = [pytest.mark.oracle, pytest.mark.one_mode("it serves nothing")]
 
 #: Probes with another result on purpose: why, and ours. Theirs is what the oracle says.
 DIFFERENT: dict[str, tuple[str, Any]] = {

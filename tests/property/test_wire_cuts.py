@@ -214,7 +214,7 @@ EXAMPLES = 100
 
 
 @pytest.fixture(scope="module", params=DIALOGUES.values(), ids=DIALOGUES)
-def played(request: pytest.FixtureRequest) -> Iterator[tuple[Dialogue, Run]]:
+def played(waiting: str, request: pytest.FixtureRequest) -> Iterator[tuple[Dialogue, Run]]:
     """A dialogue and a filter of its own, which all its examples use one after the other."""
     dialogue: Dialogue = request.param
     with running(dialogue.spec) as run:
@@ -287,7 +287,7 @@ GARBAGE = st.one_of(
 
 
 @pytest.fixture(scope="module")
-def survivor() -> Iterator[tuple[Run, Peer]]:
+def survivor(waiting: str) -> Iterator[tuple[Run, Peer]]:
     """A filter, and a session on it in the middle of a message, which must notice nothing."""
     with running() as run:
         mta = run.mta()

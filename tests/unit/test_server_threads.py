@@ -11,6 +11,7 @@ from harness import running
 from harness.packets import OFFER, C, M
 
 
+@pytest.mark.usefixtures("waiting")
 def test_no_thread_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that came while no further thread could be started is served once one can be,
     and not only when the connection that keeps the last thread has ended."""

@@ -6,6 +6,8 @@ import sys
 import threading
 from typing import Any
 
+import pytest
+
 from harness import F, running
 from harness.packets import A, B, C, E, H, L, M, N, R, T
 from Milter._server import Server
@@ -19,6 +21,7 @@ def test_turns_are_taken_where_there_is_a_lock() -> None:
     assert bool(Server()._settings.turns) == enabled
 
 
+@pytest.mark.usefixtures("waiting")
 def test_a_waiting_callback_holds_up_nobody() -> None:
     """While the holder of the turn waits in its callback, others play whole messages; so does the
     holder when it is back, and so do all after it."""
