@@ -105,9 +105,12 @@ void mlt_connection_write_timeout(mlt_connection *connection)
 /* Keeps for later what the socket did not take. */
 static int keep(mlt_connection *connection, const struct iovec *parts, int count)
 {
+    /* One answer may be of any size, as the filter has it in memory already. */
+    int status = mlt_buffer_len(&connection->out) > OUT_BYTES ? MLT_ERR_LIMIT : MLT_OK;
     for (int i = 0; i < count; i++) {
-        int status =
-            mlt_buffer_append(&connection->out, parts[i].iov_base, parts[i].iov_len, OUT_BYTES);
+        if (status == MLT_OK)
+            status =
+                mlt_buffer_append(&connection->out, parts[i].iov_base, parts[i].iov_len, SIZE_MAX);
         if (status != MLT_OK) {
             connection->ending = true;
             mlt_buffer_clear(&connection->out, 0);
@@ -121,8 +124,13 @@ static int keep(mlt_connection *connection, const struct iovec *parts, int count
 /* Writes the parts, which it changes. */
 static int write_parts(mlt_connection *connection, struct iovec *parts, int count)
 {
-    if (mlt_buffer_len(&connection->out) > 0)
-        return keep(connection, parts, count);
+    if (mlt_buffer_len(&connection->out) > 0) {
+        mlt_connection_flush(connection);
+        if (connection->ending)
+            return connection->view.status;
+        if (mlt_buffer_len(&connection->out) > 0)
+            return keep(connection, parts, count);
+    }
     int status = mlt_socket_write(connection->fd, parts, count);
     if (status == MLT_OK)
         return MLT_OK;
@@ -380,6 +388,9 @@ static int gather(mlt_connection *connection)
             mlt_buffer_take(in, packet.used);
             if (connection->ending)
                 return finish(connection);
+            /* First the MTA is to read that: the end may be behind it, or any number of answers. */
+            if (mlt_buffer_len(&connection->out) > 0)
+                return MLT_GATHER_MORE;
             break;
         case MLT_TAKE_NOTHING:
             if (batch->count > 0)

@@ -22,6 +22,7 @@
  * is freed when no wait is under way that could still tell its tag.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -45,6 +46,7 @@ enum {
     SMALL_BYTES = 4 * 1024,     /* the beginning of a packet that a connection keeps a copy of */
     SPARE_BUFFERS = 8,          /* receive buffers kept for later */
     GRACE_TICKS = 10,           /* for a new leader's first callback: it may wait for the GIL */
+    LISTEN_AGAIN = 1000,        /* ms until listening is tried again */
     QUIET_TICKS = 20,           /* without a callback, until the watcher goes to sleep */
     LONG_TICKS = 100,           /* in one callback, until the watcher looks less often, */
     LONG_FACTOR = 10,           /* by this */
@@ -91,12 +93,12 @@ struct mlt_worker {
     mlt_worker *next_worker;
     mlt_worker *next_parked;
     pthread_cond_t wake;
-    bool active;   /* counts as one of pool->active; guarded by the lock, as what follows */
-    bool promoted; /* woken to become active */
-    bool ended;    /* `one` has ended, and Python has been told */
-    int grace;
-    unsigned seen; /* beat when the watcher looked last */
-    size_t stuck;  /* ticks since then */
+    bool active;    /* counts as one of pool->active; guarded by the lock, as what follows */
+    bool promoted;  /* woken to become active */
+    bool ended;     /* `one` has ended, and Python has been told */
+    unsigned first; /* beat of the first batch since it took the lead */
+    unsigned seen;  /* beat when the watcher looked last */
+    size_t stuck;   /* ticks since then */
     atomic_bool in_callback;
     atomic_uint beat;  /* counts the batches handed out */
     atomic_int step;   /* of the batch's last event */
@@ -110,6 +112,7 @@ struct mlt_worker {
 
 struct mlt_pool {
     mlt_server *server;
+    pid_t process; /* that made it */
     mlt_pool_options options;
     mlt_poller *poller;
     pthread_t watcher;
@@ -121,13 +124,17 @@ struct mlt_pool {
     /* Guarded by the lock. */
     bool closing;
     bool over;            /* stopped, and nothing left to do */
-    bool polling;         /* somebody is in mlt_poller_wait() */
+    bool polling;         /* somebody is in mlt_poller_wait(), */
+    int64_t polling_end;  /* ms; until then, if nothing comes */
+    int kick;             /* a descriptor that is always readable, */
+    bool kicked;          /* registered to end that wait */
+    bool refused;         /* accepts no more, whatever becomes of the server */
     bool listening;       /* the listening socket is registered */
     bool waking;          /* the server's wake pipe is registered */
     bool starting;        /* a thread was asked for */
     int64_t start_again;  /* ms; when to ask again after that failed */
     int64_t accept_again; /* ms; when to accept again after that failed; 0: nothing failed */
-    int64_t now;          /* ms; when the last wait ended */
+    int64_t now;          /* ms; when somebody looked last */
     int64_t exhausted_since;
     int64_t exhausted_again;
     atomic_bool exhausted;
@@ -178,6 +185,13 @@ static pooled *pop(queue *from)
     return one;
 }
 
+/* Ends the wait that is under way: there is something new that the poller does not know of. */
+static void end_wait(mlt_pool *pool)
+{
+    if (pool->polling && !pool->kicked)
+        pool->kicked = 0 == mlt_poller_add(pool->poller, pool->kick, &pool->kick, MLT_POLL_READ);
+}
+
 static void stop_timer(pooled *one)
 {
     timers *list = one->timers;
@@ -195,13 +209,15 @@ static void stop_timer(pooled *one)
     one->earlier = one->later = NULL;
 }
 
-/* time: ms from now; negative: no deadline. */
+/* time: ms from pool->now; negative: no deadline. */
 static void start_timer(mlt_pool *pool, pooled *one, timers *list, int64_t time)
 {
     stop_timer(one);
     if (time < 0)
         return;
     one->deadline = pool->now + time;
+    if (one->deadline < pool->polling_end)
+        end_wait(pool);
     one->timers = list;
     one->earlier = list->last;
     one->later = NULL;
@@ -216,6 +232,7 @@ static void make_ready(mlt_pool *pool, pooled *one)
 {
     one->state = READY;
     push(&pool->ready, one);
+    end_wait(pool);
 }
 
 /* ------------------------------------------------------------------------------------------ */
@@ -237,7 +254,7 @@ static void promote(mlt_pool *pool)
     pool->active++;
     worker->active = true;
     worker->promoted = true;
-    worker->grace = GRACE_TICKS;
+    worker->first = atomic_load(&worker->beat) + 1;
     pthread_cond_signal(&worker->wake);
     count_spare_threads(pool);
 }
@@ -257,6 +274,7 @@ static void end_pool(mlt_pool *pool)
     pool->over = true;
     for (mlt_worker *worker = pool->parked; worker != NULL; worker = worker->next_parked)
         pthread_cond_signal(&worker->wake);
+    end_wait(pool);
     count_spare_threads(pool);
 }
 
@@ -280,15 +298,22 @@ static pooled *new_pooled(mlt_pool *pool, int fd)
     return one;
 }
 
-static void listen_again(mlt_pool *pool)
+/* False, with errno: the poller refused. */
+static bool listen_again(mlt_pool *pool)
 {
-    int fd = mlt_server_fd(pool->server);
-    if (pool->listening || pool->accept_again != 0 || fd < 0 || mlt_server_stopping(pool->server) ||
-        !mlt_server_has_room(pool->server))
-        return;
-    pool->listening =
-        0 == (pool->options.shared ? mlt_poller_add_shared(pool->poller, fd, pool->server)
-                                   : mlt_poller_add(pool->poller, fd, pool->server, MLT_POLL_READ));
+    mlt_server *server = pool->server;
+    if (pool->listening || pool->refused || pool->accept_again != 0 || mlt_server_stopping(server))
+        return true;
+    int fd = mlt_server_fd(server);
+    bool room = mlt_server_has_room(server);
+    if (room)
+        pool->listening =
+            0 == (pool->options.shared ? mlt_poller_add_shared(pool->poller, fd, server)
+                                       : mlt_poller_add(pool->poller, fd, server, MLT_POLL_READ));
+    /* Where there is no connection of ours whose end would have us look again. */
+    if (!pool->listening && pool->open == 0)
+        pool->accept_again = pool->now + LISTEN_AGAIN;
+    return pool->listening || !room;
 }
 
 static void listen_no_more(mlt_pool *pool)
@@ -296,6 +321,13 @@ static void listen_no_more(mlt_pool *pool)
     if (pool->listening)
         mlt_poller_remove(pool->poller, mlt_server_fd(pool->server));
     pool->listening = false;
+}
+
+static void hear_no_more(mlt_pool *pool)
+{
+    if (pool->waking)
+        mlt_poller_remove(pool->poller, pool->server->wake[0]);
+    pool->waking = false;
 }
 
 /* Its socket goes, its memory stays until Python has read why. */
@@ -316,6 +348,7 @@ static void bury(mlt_pool *pool, pooled *one)
 {
     pthread_mutex_lock(&pool->lock);
     pool->open--;
+    pool->now = mlt_socket_now();
     listen_again(pool);
     if (pool->polling) {
         one->next = pool->dead;
@@ -456,6 +489,7 @@ static bool park(mlt_worker *worker, pooled *one)
     return_buffer(worker, one);
     unsigned wants = write ? MLT_POLL_WRITE : MLT_POLL_READ;
     pthread_mutex_lock(&pool->lock);
+    pool->now = mlt_socket_now();
     if (write)
         start_timer(pool, one, &pool->writing, settings->write_timeout);
     else if (mlt_buffer_len(&connection->in) == 0)
@@ -505,6 +539,7 @@ static bool read_some(pooled *one)
     int code = errno;
     if (got < 0 && (code == EAGAIN || code == EWOULDBLOCK) && !one->expired)
         return false;
+    one->expired = false;
     mlt_connection_received(connection, got, code);
     return true;
 }
@@ -582,9 +617,11 @@ static bool sort_out(mlt_pool *pool, void **tags, int count, char *notice)
             accepting = true;
         } else if (tags[i] == &pool->waking) {
             /* The server stops. The pipe stays readable, so it is taken out. */
-            mlt_poller_remove(pool->poller, pool->server->wake[0]);
-            pool->waking = false;
+            hear_no_more(pool);
             listen_no_more(pool);
+        } else if (tags[i] == &pool->kick) {
+            mlt_poller_remove(pool->poller, pool->kick);
+            pool->kicked = false;
         } else if (one->state == PARKED) {
             make_ready(pool, one);
         } else if (one->state == BUSY && one->registered && one->wants != 0) {
@@ -611,10 +648,12 @@ static int poll_once(mlt_worker *worker)
     void *tags[TAGS];
     int64_t time = pool->again.first != NULL ? 0 : time_left(pool);
     pool->polling = true;
+    pool->polling_end = time < 0 ? INT64_MAX : mlt_socket_now() + time;
     pthread_mutex_unlock(&pool->lock);
     int count = mlt_poller_wait(pool->poller, tags, TAGS, time);
     pthread_mutex_lock(&pool->lock);
     pool->polling = false;
+    pool->polling_end = 0;
     pool->now = mlt_socket_now();
     bool quiet = sort_out(pool, tags, count > 0 ? count : 0, worker->work.error);
     for (pooled *one = pop(&pool->again); one != NULL; one = pop(&pool->again))
@@ -650,7 +689,7 @@ static int find_work(mlt_worker *worker)
     pooled *one = NULL;
     pthread_mutex_lock(&pool->lock);
     while (one == NULL && status == MLT_OK) {
-        if (pool->open == 0 && mlt_server_stopping(pool->server) && !pool->over)
+        if (pool->open == 0 && !pool->over && (pool->refused || mlt_server_stopping(pool->server)))
             end_pool(pool);
         if (pool->over) {
             detach(worker);
@@ -667,6 +706,7 @@ static int find_work(mlt_worker *worker)
         } else if (pool->polling) {
             worker->active = false;
             pool->active--;
+            wait_parked(worker);
         } else {
             status = poll_once(worker);
         }
@@ -706,31 +746,30 @@ static void look_for_exhaustion(mlt_pool *pool, bool blocked)
     }
 }
 
-/* One look at all threads. Returns how long the longest callback has been running, in ticks; 0 for
- * no callback at all. */
+/* One look at all threads. Returns for how many ticks all callbacks have been running at least; 0
+ * for no callback at all. */
 static size_t look_once(mlt_pool *pool)
 {
-    size_t longest = 0;
+    size_t least = 0;
     size_t stuck = 0;
     for (mlt_worker *worker = pool->workers; worker != NULL; worker = worker->next_worker) {
         unsigned beat = atomic_load(&worker->beat);
         if (!atomic_load(&worker->in_callback)) {
             worker->stuck = 0;
-            worker->grace = 0;
             continue;
         }
         if (beat != worker->seen) {
             worker->seen = beat;
             worker->stuck = 0;
-            /* Its first callback is past when the next one has begun. */
         }
         worker->stuck++;
-        if (worker->stuck > longest)
-            longest = worker->stuck;
+        if (least == 0 || worker->stuck < least)
+            least = worker->stuck;
         if (worker->stuck < 2)
             continue;
         stuck++;
-        if (worker->active && worker->stuck >= 2 + (size_t)worker->grace && others_wait(pool)) {
+        size_t grace = beat == worker->first ? GRACE_TICKS : 0;
+        if (worker->active && worker->stuck >= 2 + grace && others_wait(pool)) {
             atomic_store(&pool->slow[atomic_load(&worker->step)], SLOW_STEPS);
             detach(worker);
         }
@@ -738,7 +777,15 @@ static size_t look_once(mlt_pool *pool)
     bool all = stuck > 0 && stuck == pool->threads && pool->parked == NULL &&
                (pool->threads == pool->options.threads || pool->start_again != 0);
     look_for_exhaustion(pool, all && others_wait(pool));
-    return longest;
+    return least;
+}
+
+static bool is_any_at_work(const mlt_pool *pool)
+{
+    const mlt_worker *worker = pool->workers;
+    while (worker != NULL && !atomic_load(&worker->in_callback))
+        worker = worker->next_worker;
+    return worker != NULL;
 }
 
 static void wait_for_tick(mlt_pool *pool, int64_t ms)
@@ -758,7 +805,7 @@ static void *watch(void *argument)
 {
     mlt_pool *pool = argument;
     int quiet = 0;
-    size_t longest = 0;
+    size_t least = 0;
     pthread_mutex_lock(&pool->lock);
     while (!pool->closing) {
         if (!atomic_load(&pool->armed)) {
@@ -767,11 +814,15 @@ static void *watch(void *argument)
             continue;
         }
         int64_t tick = pool->options.threshold;
-        wait_for_tick(pool, longest < LONG_TICKS ? tick : tick * LONG_FACTOR);
-        longest = look_once(pool);
-        quiet = longest > 0 ? 0 : quiet + 1;
-        if (quiet > QUIET_TICKS)
-            atomic_store(&pool->armed, false);
+        wait_for_tick(pool, least < LONG_TICKS ? tick : tick * LONG_FACTOR);
+        least = look_once(pool);
+        quiet = least > 0 ? 0 : quiet + 1;
+        if (quiet <= QUIET_TICKS)
+            continue;
+        /* Said before looking once more: so either we see who goes to work now, or it wakes us. */
+        atomic_store(&pool->armed, false);
+        if (is_any_at_work(pool))
+            atomic_store(&pool->armed, true);
     }
     pthread_mutex_unlock(&pool->lock);
     return NULL;
@@ -820,7 +871,7 @@ static int go(mlt_worker *worker, int count)
         worker->since = now_us();
     }
     atomic_fetch_add_explicit(&worker->beat, 1, memory_order_relaxed);
-    atomic_store_explicit(&worker->in_callback, true, memory_order_release);
+    atomic_store(&worker->in_callback, true);
     if (!atomic_load(&pool->armed))
         wake_watcher(pool);
     return count;
@@ -872,6 +923,7 @@ int mlt_worker_next(mlt_worker *worker, size_t done, int verdict, const char *re
             pthread_mutex_lock(&worker->pool->lock);
             one->state = READY;
             push(&worker->pool->again, one);
+            end_wait(worker->pool);
             pthread_mutex_unlock(&worker->pool->lock);
             worker->one = NULL;
         } else {
@@ -910,6 +962,12 @@ void mlt_worker_abandon(mlt_worker *worker)
 /* ------------------------------------------------------------------------------------------ */
 /* Life */
 
+/* A forked child has neither the threads nor, perhaps, a lock that anybody will ever release. */
+static bool is_copy(const mlt_pool *pool)
+{
+    return pool->process != getpid();
+}
+
 mlt_work *mlt_worker_work(mlt_worker *worker)
 {
     return worker == NULL ? NULL : &worker->work;
@@ -936,7 +994,7 @@ mlt_worker *mlt_worker_new(mlt_pool *pool)
 
 void mlt_worker_free(mlt_worker *worker)
 {
-    if (worker == NULL)
+    if (worker == NULL || is_copy(worker->pool))
         return;
     mlt_pool *pool = worker->pool;
     mlt_worker_abandon(worker);
@@ -966,8 +1024,13 @@ size_t mlt_pool_connections(mlt_pool *pool)
 
 void mlt_pool_refuse(mlt_pool *pool)
 {
+    if (is_copy(pool))
+        return;
     pthread_mutex_lock(&pool->lock);
+    pool->refused = true;
     listen_no_more(pool);
+    hear_no_more(pool);
+    end_wait(pool);
     pthread_mutex_unlock(&pool->lock);
 }
 
@@ -996,6 +1059,27 @@ static int start_watcher(mlt_pool *pool)
     return code;
 }
 
+/* The reading end of a pipe that nobody writes to. -1 with errno. */
+static int always_readable(void)
+{
+    int ends[2];
+    if (pipe(ends) != 0)
+        return -1;
+    close(ends[1]);
+    fcntl(ends[0], F_SETFD, FD_CLOEXEC);
+    return ends[0];
+}
+
+static void release(mlt_pool *pool)
+{
+    mlt_poller_free(pool->poller);
+    if (pool->kick >= 0)
+        close(pool->kick);
+    pthread_cond_destroy(&pool->watch);
+    pthread_mutex_destroy(&pool->lock);
+    free(pool);
+}
+
 mlt_pool *mlt_pool_new(mlt_server *server, const mlt_pool_options *options)
 {
     mlt_pool *pool = calloc(1, sizeof *pool);
@@ -1004,6 +1088,7 @@ mlt_pool *mlt_pool_new(mlt_server *server, const mlt_pool_options *options)
         return NULL;
     }
     pool->server = server;
+    pool->process = getpid();
     pool->options = *options;
     pool->now = mlt_socket_now();
     pthread_mutex_init(&pool->lock, NULL);
@@ -1014,29 +1099,24 @@ mlt_pool *mlt_pool_new(mlt_server *server, const mlt_pool_options *options)
 #endif
     pthread_cond_init(&pool->watch, &clock);
     pthread_condattr_destroy(&clock);
-    pool->poller = mlt_poller_new();
+    pool->kick = always_readable();
+    pool->poller = pool->kick < 0 ? NULL : mlt_poller_new();
     int code = errno;
     if (pool->poller != NULL) {
-        listen_again(pool);
-        code = errno;
         pool->waking =
             0 == mlt_poller_add(pool->poller, server->wake[0], &pool->waking, MLT_POLL_READ);
-        if (pool->listening && pool->waking)
-            code = start_watcher(pool);
-        if (pool->listening && pool->waking && code == 0)
+        code = !pool->waking || !listen_again(pool) ? errno : start_watcher(pool);
+        if (code == 0)
             return pool;
     }
     mlt_server_fail(server, MLT_ERR_IO, "cannot make the pool: %s", strerror(code));
-    mlt_poller_free(pool->poller);
-    pthread_cond_destroy(&pool->watch);
-    pthread_mutex_destroy(&pool->lock);
-    free(pool);
+    release(pool);
     return NULL;
 }
 
 void mlt_pool_free(mlt_pool *pool)
 {
-    if (pool == NULL)
+    if (pool == NULL || is_copy(pool))
         return;
     pthread_mutex_lock(&pool->lock);
     pool->closing = true;
@@ -1046,8 +1126,5 @@ void mlt_pool_free(mlt_pool *pool)
     bury_all(pool);
     while (pool->spares > 0)
         mlt_buffer_free(&pool->spare[--pool->spares]);
-    mlt_poller_free(pool->poller);
-    pthread_cond_destroy(&pool->watch);
-    pthread_mutex_destroy(&pool->lock);
-    free(pool);
+    release(pool);
 }
