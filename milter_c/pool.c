@@ -853,6 +853,16 @@ static void ask_for_thread(mlt_worker *worker)
     pthread_mutex_unlock(&pool->lock);
 }
 
+/* The caller is at work now, until come_back(). */
+static void leave(mlt_worker *worker, int step)
+{
+    atomic_store_explicit(&worker->step, step, memory_order_relaxed);
+    atomic_fetch_add_explicit(&worker->beat, 1, memory_order_relaxed);
+    atomic_store(&worker->in_callback, true);
+    if (!atomic_load(&worker->pool->armed))
+        wake_watcher(worker->pool);
+}
+
 /* Goes to the callbacks of `count` events. */
 static int go(mlt_worker *worker, int count)
 {
@@ -861,7 +871,6 @@ static int go(mlt_worker *worker, int count)
     worker->work.start = false;
     worker->work.status = MLT_OK;
     worker->streak++;
-    atomic_store_explicit(&worker->step, step, memory_order_relaxed);
     if (atomic_load_explicit(&pool->lacking, memory_order_relaxed))
         ask_for_thread(worker);
     if (atomic_load_explicit(&pool->slow[step], memory_order_relaxed) > 0) {
@@ -870,14 +879,11 @@ static int go(mlt_worker *worker, int count)
         pthread_mutex_unlock(&pool->lock);
         worker->since = now_us();
     }
-    atomic_fetch_add_explicit(&worker->beat, 1, memory_order_relaxed);
-    atomic_store(&worker->in_callback, true);
-    if (!atomic_load(&pool->armed))
-        wake_watcher(pool);
+    leave(worker, step);
     return count;
 }
 
-/* Back from the callbacks. */
+/* Back from there. */
 static void come_back(mlt_worker *worker)
 {
     atomic_store_explicit(&worker->in_callback, false, memory_order_release);
@@ -898,6 +904,9 @@ static int ended(mlt_worker *worker, int status)
 {
     worker->work.status = status;
     worker->work.start = false;
+    /* What is logged now may take its time, too. */
+    if (status != MLT_STOPPED)
+        leave(worker, MLT_STEP_CLOSE);
     return 0;
 }
 
@@ -908,6 +917,7 @@ int mlt_worker_next(mlt_worker *worker, size_t done, int verdict, const char *re
         return MLT_ERR_CALLER;
     pooled *one = worker->one;
     int count = MLT_GATHER_MORE;
+    come_back(worker);
     if (one != NULL && worker->ended) {
         worker->one = NULL;
         worker->ended = false;
@@ -915,7 +925,6 @@ int mlt_worker_next(mlt_worker *worker, size_t done, int verdict, const char *re
     } else if (one != NULL) {
         if (!mlt_connection_may_answer(&one->connection, done) || done == 0)
             return MLT_ERR_CALLER;
-        come_back(worker);
         mlt_connection_settle(&one->connection, done, verdict, (mlt_span){reply, reply_len},
                               (mlt_span){actions, actions_len});
         if (worker->streak >= BATCHES_IN_A_ROW && mlt_buffer_len(&one->connection.in) > 0) {

@@ -83,6 +83,7 @@ struct house {
     int hired;
     hand hands[THREADS];
     bool open[GATES];
+    uint64_t mourned;         /* connection whose end takes until gate 9 is open */
     atomic_int before[GATES]; /* callbacks that wait there; read without the lock */
     int permits;
     int meeting;
@@ -280,6 +281,8 @@ static void serve(hand *me, mlt_worker *worker)
         } else if (given->status == MLT_END) {
             session *of = &it->sessions[given->id];
             of->status = given->view->status;
+            if (given->id == it->mourned)
+                wait_at_gate(it, 9);
             CHECK_INT(0, atomic_exchange(&of->ended, 1));
             atomic_fetch_add(&it->ends, 1);
         } else {
@@ -616,6 +619,25 @@ TEST(pool_takeover)
     close(three);
     WAIT_UNTIL(atomic_load(&it->ends) == 3);
     CHECK(seen(it, 1)->events == 4 && seen(it, 2)->events == 3 && seen(it, 3)->events == 3);
+    end_house(it);
+}
+
+/* Likewise while the end of a connection takes its time: a log may be slow. */
+TEST(pool_takeover_at_an_end)
+{
+    house *it = prepare();
+    it->mourned = 1;
+    begin(it);
+    int one = dial_in(it);
+    int two = dial_in(it);
+    close(one);
+    WAIT_UNTIL(waiting_at(it, 9) == 1);
+    CHECK(ask(two, "q"));
+    CHECK(!has_ended(it, 1));
+    open_gate(it, 9);
+    WAIT_UNTIL(has_ended(it, 1));
+    CHECK_INT(MLT_OK, seen(it, 1)->status);
+    close(two);
     end_house(it);
 }
 
