@@ -6,9 +6,10 @@
  * already.
  *   3. Events make sense in their order; abort and close come exactly where they are owed; and
  * neither they nor the answers depend on how the bytes were cut into reads or the events into
- * batches.
+ * batches, or on the way of waiting.
  *
- * The connection runs over memory: recv() and sendmsg() are the linker's wrappers below. With
+ * The connection runs over memory: recv() and sendmsg() are the linker's wrappers below. The pool
+ * needs a socket to wait for besides, which always has something to read. With
  * libFuzzer the target and the mutator at the end are called by it, otherwise by fuzz_main.c.
  */
 #include "fuzz.h"
@@ -21,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "../codec.h"
@@ -56,9 +58,10 @@ typedef struct input {
 } input;
 
 /* How the bytes come in, and the events are taken. */
-typedef enum way { LOCKSTEP, BURST, BYTES, ONE_BY_ONE, WAYS } way;
+typedef enum way { LOCKSTEP, BURST, BYTES, ONE_BY_ONE, POOLED, WAYS } way;
 static const char *const way_names[] = {"packet by packet", "all at once", "byte by byte",
-                                        "all at once, event by event"};
+                                        "all at once, event by event",
+                                        "piece by piece, in the pool"};
 
 /* What can be seen of a run. */
 typedef struct record {
@@ -71,7 +74,11 @@ static struct {
     way way;
     size_t given; /* bytes of the input that recv() has brought */
     mlt_server *server;
-    mlt_connection *connection;
+    mlt_connection *connection; /* of a thread of its own */
+    mlt_worker *worker;         /* of the pool, */
+    int listener;               /* whose socket this is */
+    mlt_view *view;             /* of the connection that is played */
+    size_t reads;
     /* Rule 2. */
     size_t packet; /* where the last packet begins; SIZE_MAX: none, or not a whole one */
     size_t packet_size;
@@ -239,6 +246,15 @@ ssize_t __wrap_recv(int fd, void *data, size_t room, int flags)
     size_t size = left < room ? left : room;
     if (run.way == BYTES && size > 1)
         size = 1;
+    if (run.way == POOLED) {
+        /* Between two pieces nothing is there, so it waits in the poller. */
+        if (run.reads++ % 2 == 1) {
+            errno = EAGAIN;
+            return -1;
+        }
+        size_t piece = 1 + run.reads * 7 % 61;
+        size = size < piece ? size : piece;
+    }
     if (run.way == LOCKSTEP) {
         size_t whole = packet_at(next, left);
         if (run.packet_size > 0 && run.given < run.packet + run.packet_size) {
@@ -257,7 +273,9 @@ ssize_t __wrap_recv(int fd, void *data, size_t room, int flags)
     ASAN_UNPOISON_MEMORY_REGION(data, room);
     if (size > 0)
         memcpy(data, next, size);
-    ASAN_POISON_MEMORY_REGION((char *)data + size, room - size);
+    /* What the pool lends is used again for others. */
+    if (run.way != POOLED)
+        ASAN_POISON_MEMORY_REGION((char *)data + size, room - size);
     run.given += size;
     return (ssize_t)size;
 }
@@ -303,7 +321,7 @@ static int64_t macros_seen(const mlt_view *view)
 
 static void see_event(const mlt_event *event)
 {
-    const mlt_view *view = mlt_connection_view(run.connection);
+    const mlt_view *view = run.view;
     const char *name = mlt_steps[event->step].callback;
     bool in_message = mlt_steps[event->step].rank >= 0;
     uint32_t no_bit = mlt_steps[event->step].no_bit;
@@ -317,7 +335,8 @@ static void see_event(const mlt_event *event)
     require((run.in->absent & no_bit) == 0, "a step without callback is not reported", name);
     require((run.in->unwanted >> event->step & 1) == 0 || ends || event->step == MLT_STEP_NEGOTIATE,
             "an unwanted step is not reported", name);
-    require(event->owed != MLT_OWED_NOTHING || ends || (run.agreed & nr_bit) != 0, "silent only as agreed", name);
+    require(event->owed != MLT_OWED_NOTHING || ends || (run.agreed & nr_bit) != 0,
+            "silent only as agreed", name);
     switch (event->step) {
     case MLT_STEP_NEGOTIATE:
         require(!run.begun, "negotiation comes first", name);
@@ -373,7 +392,7 @@ static int decide(const mlt_event *event, mlt_span *text, mlt_span *actions)
     *text = (mlt_span){NULL, 0};
     *actions = (mlt_span){NULL, 0};
     if (event->step == MLT_STEP_NEGOTIATE) {
-        mlt_view *view = mlt_connection_view(run.connection);
+        mlt_view *view = run.view;
         view->protocol |= in->want;
         return (in->flags & FUZZ_REFUSE) != 0     ? SMFIS_REJECT
                : (in->flags & FUZZ_ALL_OPTS) != 0 ? SMFIS_ALL_OPTS
@@ -420,6 +439,51 @@ static int decide(const mlt_event *event, mlt_span *text, mlt_span *actions)
 /* ------------------------------------------------------------------------------------------ */
 /* One conversation */
 
+/* Makes the pool that POOLED is played in. */
+static void open_pool(void)
+{
+    static const mlt_socket_options plain = {.backlog = 1, .mode = -1, .owner = -1, .group = -1};
+    static const mlt_pool_options options = {.threads = 1, .active = 1, .threshold = 1, .bell = -1};
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    char spec[20];
+    run.listener = socket(AF_UNIX, SOCK_STREAM, 0);
+    /* The system chooses a name that is no file's. */
+    require(bind(run.listener, (struct sockaddr *)&address, sizeof address.sun_family) == 0,
+            "a socket", "bind");
+    snprintf(spec, sizeof spec, "fd:%d", run.listener);
+    require(mlt_server_open(run.server, spec, &plain) == MLT_OK, "a listening socket", spec);
+    require(mlt_server_start(run.server) == MLT_OK, "a server", "fuzz.c");
+    mlt_pool *pool = mlt_pool_new(run.server, &options);
+    run.worker = mlt_worker_new(pool);
+    require(run.worker != NULL, "a pool", mlt_server_error(run.server));
+}
+
+/* The MTA's end of a connection to the pool, on which the pool always finds something to read. */
+static int dial(void)
+{
+    struct sockaddr_un address;
+    socklen_t len = sizeof address;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    require(getsockname(run.listener, (struct sockaddr *)&address, &len) == 0 &&
+                connect(fd, (struct sockaddr *)&address, len) == 0 && write(fd, "", 1) == 1,
+            "a connection", "dial");
+    return fd;
+}
+
+/* As mlt_connection_next() and mlt_worker_next(). */
+static int next(size_t done, int verdict, mlt_span text, mlt_span actions)
+{
+    if (run.way != POOLED)
+        return mlt_connection_next(run.connection, done, verdict, text.data, text.len, actions.data,
+                                   actions.len);
+    int count =
+        mlt_worker_next(run.worker, done, verdict, text.data, text.len, actions.data, actions.len);
+    const mlt_work *work = mlt_worker_work(run.worker);
+    require(count != 0 || work->status == MLT_END, "an end", "mlt_worker_next");
+    run.view = work->view;
+    return count;
+}
+
 static void converse(const input *in, way how)
 {
     mlt_settings *settings = mlt_server_settings(run.server);
@@ -441,24 +505,26 @@ static void converse(const input *in, way how)
     settings->macros_per_stage = (in->flags & FUZZ_SMALL_LIMITS) != 0 ? 2 : 100;
     settings->macro_bytes = (in->flags & FUZZ_SMALL_LIMITS) != 0 ? 20 : 10000;
 
-    mlt_connection *connection = run.connection;
-    mlt_view *view = mlt_connection_view(connection);
-    int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-    require(fd >= 0 && mlt_connection_adopt(connection, fd) == MLT_OK, "a connection", "fuzz.c");
+    int fd = how == POOLED ? dial() : open("/dev/null", O_RDWR | O_CLOEXEC);
+    run.reads = 0;
+    run.view = mlt_connection_view(run.connection);
+    if (how != POOLED)
+        require(fd >= 0 && mlt_connection_adopt(run.connection, fd) == MLT_OK, "a connection",
+                "fuzz.c");
     size_t done = 0;
     int verdict = 0;
     mlt_span text = {NULL, 0};
     mlt_span actions = {NULL, 0};
     for (;;) {
-        int count = mlt_connection_next(connection, done, verdict, text.data, text.len,
-                                        actions.data, actions.len);
+        int count = next(done, verdict, text, actions);
         require(count >= 0 && count <= MLT_EVENTS, "a number of events", "next");
         if (count == 0)
             break;
         verdict = SMFIS_CONTINUE;
         for (done = 0; done < (size_t)count;) {
-            const mlt_event *event = &view->events[done++];
-            require(event->owed == MLT_OWED_NOTHING || done == (size_t)count, "an answer ends the batch", "next");
+            const mlt_event *event = &run.view->events[done++];
+            require(event->owed == MLT_OWED_NOTHING || done == (size_t)count,
+                    "an answer ends the batch", "next");
             see_event(event);
             verdict = decide(event, &text, &actions);
             if ((verdict != SMFIS_CONTINUE && verdict != SMFIS_NOREPLY) || how == ONE_BY_ONE)
@@ -467,6 +533,7 @@ static void converse(const input *in, way how)
     }
     if (how == LOCKSTEP)
         judge_packet(true);
+    const mlt_view *view = run.view;
     require(!run.open, "abort before the end", "end");
     require(!run.live, "close before the end", "end");
     require((view->status != MLT_OK) == (view->error[0] != '\0'), "a text with each error", "end");
@@ -475,6 +542,8 @@ static void converse(const input *in, way how)
     const char *why = strchr(view->error, ']');
     why = why != NULL ? why : view->error;
     write_down(&run.seen, why, strlen(why));
+    if (how == POOLED)
+        close(fd);
 }
 
 /* ------------------------------------------------------------------------------------------ */
@@ -544,6 +613,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
         run.server = mlt_server_new();
         run.connection = mlt_connection_new(run.server);
         require(run.connection != NULL, "memory", "fuzz.c");
+        open_pool();
     }
     if (!read_input(data, len, &in))
         return 0;
