@@ -153,6 +153,13 @@ struct mlt_pool {
     mlt_buffer spare[SPARE_BUFFERS];
 };
 
+/* What pthread_cond_timedwait() goes by; macOS has no pthread_condattr_setclock(). */
+#ifdef __APPLE__
+static const clockid_t tick_clock = CLOCK_REALTIME;
+#else
+static const clockid_t tick_clock = CLOCK_MONOTONIC;
+#endif
+
 static int64_t now_us(void)
 {
     struct timespec now;
@@ -311,8 +318,10 @@ static bool listen_again(mlt_pool *pool)
             0 == (pool->options.shared ? mlt_poller_add_shared(pool->poller, fd, server)
                                        : mlt_poller_add(pool->poller, fd, server, MLT_POLL_READ));
     /* Where there is no connection of ours whose end would have us look again. */
-    if (!pool->listening && pool->open == 0)
+    if (!pool->listening && pool->open == 0) {
         pool->accept_again = pool->now + LISTEN_AGAIN;
+        end_wait(pool);
+    }
     return pool->listening || !room;
 }
 
@@ -791,7 +800,7 @@ static bool is_any_at_work(const mlt_pool *pool)
 static void wait_for_tick(mlt_pool *pool, int64_t ms)
 {
     struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
+    clock_gettime(tick_clock, &until);
     until.tv_sec += (time_t)(ms / 1000);
     until.tv_nsec += (long)(ms % 1000) * 1000000;
     if (until.tv_nsec >= 1000000000) {
@@ -1104,7 +1113,7 @@ mlt_pool *mlt_pool_new(mlt_server *server, const mlt_pool_options *options)
     pthread_condattr_t clock;
     pthread_condattr_init(&clock);
 #ifndef __APPLE__
-    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    pthread_condattr_setclock(&clock, tick_clock);
 #endif
     pthread_cond_init(&pool->watch, &clock);
     pthread_condattr_destroy(&clock);

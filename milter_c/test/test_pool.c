@@ -159,7 +159,7 @@ static void give_permit(house *it)
 static void send_much(hand *me, mlt_connection *connection, int mebibytes)
 {
     enum { ONCE = 13107 }; /* packets in a call */
-    static char packets[ONCE * 5];
+    static _Thread_local char packets[ONCE * 5];
     for (size_t i = 0; i < ONCE; i++)
         memcpy(packets + i * 5, "\0\0\0\1p", 5);
     for (int i = 0; i < mebibytes * 16; i++) {
@@ -195,9 +195,6 @@ static int obey(hand *me, session *of, mlt_view *view, const mlt_event *event)
         break;
     case 'j':
         atomic_fetch_add(&hooks.clock_ahead, number);
-        break;
-    case 'p':
-        send_much(me, NULL, number);
         break;
     case 'a':
         me->actions_len = (size_t)number * MEBIBYTE;
@@ -1232,7 +1229,7 @@ TEST(pool_bytes_before_the_deadline)
 /* Reads away so many mebibytes of PROGRESS; false if something else comes. */
 static bool drain(int fd, int mebibytes)
 {
-    static char data[13107 * 5];
+    static _Thread_local char data[13107 * 5];
     for (int i = 0; i < mebibytes * 16; i++) {
         if (take(fd, data, sizeof data) < sizeof data)
             return false;
@@ -1685,6 +1682,42 @@ TEST(pool_connection_limit)
     end_house(it);
 }
 
+/* The limit is the server's; the pool notices, too, when it is another's connection that ends. */
+TEST(pool_room_made_by_others)
+{
+    int pairs[2][2];
+    mlt_connection *others[2];
+    house *it = prepare();
+    mlt_server_settings(it->server)->connections = 1;
+    for (int i = 0; i < 2; i++) {
+        others[i] = mlt_connection_new(it->server);
+        REQUIRE(others[i] != NULL);
+        REQUIRE(socketpair(AF_UNIX, SOCK_STREAM, 0, pairs[i]) == 0);
+    }
+    CHECK_INT(MLT_OK, mlt_connection_adopt(others[0], pairs[0][0]));
+    begin(it);
+    int one = dial(it);
+    CHECK(put(one, "O C"));
+    test_pause(50);
+    CHECK(is_silent(one));
+    mlt_connection_free(others[0]);
+    CHECK_TEXT("Oc", get(one, 2));
+    /* When the pool's connection ends there is no room for the next, because of another again. */
+    CHECK_INT(MLT_OK, mlt_connection_adopt(others[1], pairs[1][0]));
+    int two = dial(it);
+    CHECK(put(two, "O C"));
+    close(one);
+    WAIT_UNTIL(has_ended(it, 2));
+    test_pause(50);
+    CHECK(is_silent(two));
+    mlt_connection_free(others[1]);
+    CHECK_TEXT("Oc", get(two, 2));
+    close(two);
+    close(pairs[0][1]);
+    close(pairs[1][1]);
+    end_house(it);
+}
+
 /* Row 189: when accept() fails it is said once, and again after a minute; it is left alone more and
  * more; connections that are there go on; and new ones are served as soon as it works again. */
 TEST(pool_accept_fails)
@@ -1940,8 +1973,6 @@ static int moody(hand *me, session *of, mlt_view *view, const mlt_event *event)
         usleep(200);
     else if (mood < 26 && event->step == MLT_STEP_EOM)
         return ABANDON;
-    else if (mood < 28 && event->step == MLT_STEP_EOM)
-        send_much(me, NULL, 0);
     return SMFIS_CONTINUE;
 }
 
@@ -1981,6 +2012,20 @@ static bool send_message(mta *me, int fd)
         }
         if (!hear(fd, 1))
             return false;
+    } else if (mood < 63) {
+        /* Does not read for a while. */
+        if (!say(fd, "p1") || !put(fd, "L N E"))
+            return false;
+        test_pause(10);
+        if (!drain(fd, 1) || !hear(fd, 2))
+            return false;
+    } else if (mood < 66) {
+        /* May be too slow for the time-outs. */
+        if (!put_bytes(fd, "\0\0", 2))
+            return false;
+        test_pause(35);
+        if (!put_bytes(fd, "\0\1E", 3) || !hear(fd, 1))
+            return false;
     } else if (!put(fd, "L N E") || !hear(fd, 1)) {
         return false;
     }
@@ -2004,7 +2049,7 @@ static void *send_mail(void *data)
     return NULL;
 }
 
-static void stress(size_t active, int64_t threshold, int64_t ms)
+static void stress(size_t active, int64_t patience, int64_t ms)
 {
     enum { MTAS = 6 };
     mta mtas[MTAS];
@@ -2014,7 +2059,8 @@ static void stress(size_t active, int64_t threshold, int64_t ms)
     mlt_server_settings(it->server)->connections = MTAS + 2;
     it->options.threads = 6;
     it->options.active = active;
-    it->options.threshold = threshold;
+    mlt_server_settings(it->server)->packet_timeout = patience;
+    mlt_server_settings(it->server)->idle_timeout = patience < 0 ? patience : patience * 2;
     begin(it);
     for (int i = 0; i < MTAS; i++) {
         mtas[i] = (mta){.to = it, .random = (uint32_t)i * 77777u + 1, .end = test_now() + ms};
@@ -2034,13 +2080,19 @@ static void stress(size_t active, int64_t threshold, int64_t ms)
  * threads return. */
 TEST(pool_stress)
 {
-    stress(1, 1, 3000);
+    stress(1, -1, 3000);
+}
+
+/* Likewise with time-outs that are short enough to come now and then. */
+TEST(pool_stress_short_timeouts)
+{
+    stress(1, 30, 2000);
 }
 
 /* Likewise with several leaders. */
 TEST(pool_stress_several_leaders)
 {
-    stress(3, 1, 3000);
+    stress(3, 1000, 3000);
 }
 
 /* Stops at any moment, with cuts or without, while connections come and go. */
