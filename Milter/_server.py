@@ -23,7 +23,7 @@ from Milter._dispatch import log
 from Milter._engine import ffi, lib
 from Milter._errors import error
 from Milter._signals import Bell, StopOnSignals
-from Milter._threads import BLOCKED, Pool, ThreadPerConnection
+from Milter._threads import BLOCKED, IDLE_THREADS, Pool, ThreadPerConnection
 
 Callback = Callable[..., Any]
 
@@ -141,6 +141,7 @@ class Server:
         self._settings.negotiate = flags is None
         # Without the interpreter's lock, threads have nothing to take turns for.
         self._settings.turns = getattr(sys, "_is_gil_enabled", lambda: True)()
+        self._settings.idle_threads = IDLE_THREADS
         if flags is not None:
             self._settings.flags = flags
         self.limits = Limits(self.engine)

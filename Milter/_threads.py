@@ -89,6 +89,8 @@ class ThreadPerConnection:
             if status == lib.MLT_NOTICE:
                 log(logging.ERROR, "%s: %s", server.name, os.fsdecode(ffi.string(view.error)))
                 continue
+            if status == lib.MLT_END:
+                return
             if status != lib.MLT_OK:
                 server.ring()
                 return
@@ -100,17 +102,14 @@ class ThreadPerConnection:
                 contextvars.Context().run(dispatcher.run, connection)
             except BaseException:
                 _log_failure(server, view)
-            finally:
                 lib.mlt_connection_end(connection)
-                with self._lock:
-                    self._busy -= 1
+            with self._lock:
+                self._busy -= 1
             if server.is_stopped():
                 server.ring()
             if not _threadstate.renew():
                 if not lib.mlt_server_waiting(server.engine):
                     self._replace_thread()
-                return
-            if lib.mlt_server_waiting(server.engine) >= IDLE_THREADS:
                 return
 
     def _replace_thread(self) -> None:

@@ -18,8 +18,13 @@
 #include "serve.h"
 #include "socket.h"
 
-/* How long a thread waits for its turn before it takes the holder to be waiting itself. */
-enum { TURN_NANOSECONDS = 1000 * 1000 };
+enum {
+    /* How long a thread waits for its turn before it takes the holder to be waiting itself. */
+    TURN_NANOSECONDS = 1000 * 1000,
+    /* How often it looks before it goes to sleep for its turn: for about as long as it takes to
+     * sleep and be woken. */
+    SPINS = 500
+};
 
 /* A connection and the place for its events. */
 typedef struct thread_connection {
@@ -54,9 +59,42 @@ void mlt_connection_free(mlt_connection *connection)
  *
  * Python runs one thread at a time. Threads that come out of recv() together would fight for its
  * lock, which costs several futex calls and context switches per event; so they line up here before
- * they go back to Python. It is only a courtesy: a thread whose turn does not come within a
- * millisecond goes all the same, and until the holder is back - its callback waits for a database,
- * say - nobody waits. */
+ * they go back to Python. As most callbacks take but a few microseconds, the first in the line does
+ * not sleep at once, where there is another processor for the holder to run on. It is only a
+ * courtesy: a thread whose turn does not come within a millisecond goes all the same, and until the
+ * holder is back - its callback waits for a database, say - nobody waits. */
+
+static void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
+static bool try_turn(mlt_server *server)
+{
+    if (pthread_mutex_trylock(&server->turn) != 0)
+        return false;
+    atomic_store_explicit(&server->turn_taken, true, memory_order_relaxed);
+    return true;
+}
+
+/* Looks for a while whether the turn becomes free, unless somebody else does. */
+static bool spin_for_turn(mlt_server *server)
+{
+    bool got = false;
+    if (server->processors < 2 || atomic_exchange(&server->spinning, true))
+        return false;
+    for (int i = 0; i < SPINS && !got; i++) {
+        relax();
+        if (!atomic_load_explicit(&server->turn_taken, memory_order_relaxed))
+            got = try_turn(server);
+    }
+    atomic_store(&server->spinning, false);
+    return got;
+}
 
 static int lock_for(pthread_mutex_t *mutex, long nanoseconds)
 {
@@ -83,12 +121,16 @@ static bool take_turn(mlt_server *server)
 {
     if (!server->settings.turns)
         return false;
-    if (pthread_mutex_trylock(&server->turn) == 0)
+    if (try_turn(server))
         return true;
     if (atomic_load(&server->turn_lost))
         return false;
-    if (lock_for(&server->turn, TURN_NANOSECONDS) == 0)
+    if (spin_for_turn(server))
         return true;
+    if (lock_for(&server->turn, TURN_NANOSECONDS) == 0) {
+        atomic_store_explicit(&server->turn_taken, true, memory_order_relaxed);
+        return true;
+    }
     atomic_store(&server->turn_lost, true);
     return false;
 }
@@ -96,6 +138,7 @@ static bool take_turn(mlt_server *server)
 static void return_turn(mlt_server *server)
 {
     atomic_store(&server->turn_lost, false);
+    atomic_store_explicit(&server->turn_taken, false, memory_order_relaxed);
     pthread_mutex_unlock(&server->turn);
 }
 
@@ -169,8 +212,7 @@ int mlt_connection_next(mlt_connection *connection, size_t done, int verdict, co
     }
     if (count == 0)
         mlt_connection_end(connection);
-    else
-        connection->turn = take_turn(connection->server);
+    connection->turn = take_turn(connection->server);
     return count;
 }
 
@@ -236,7 +278,12 @@ int mlt_connection_accept(mlt_connection *connection)
         return MLT_ERR_CALLER;
     mlt_server *server = connection->server;
     int fd = -1;
-    atomic_fetch_add(&server->waiting, 1);
+    give_turn(connection);
+    size_t others = atomic_fetch_add(&server->waiting, 1);
+    if (server->settings.idle_threads > 0 && others >= server->settings.idle_threads) {
+        atomic_fetch_sub(&server->waiting, 1);
+        return MLT_END;
+    }
     pthread_mutex_lock(&server->gate);
     int status = accept_one(server, &connection->view, &fd);
     /* Counted before the next one may come, or the limit would not hold. */
@@ -245,5 +292,7 @@ int mlt_connection_accept(mlt_connection *connection)
     pthread_mutex_unlock(&server->gate);
     size_t before = atomic_fetch_sub(&server->waiting, 1);
     connection->view.alone = before == 1;
+    if (status == MLT_OK)
+        connection->turn = take_turn(server);
     return status;
 }

@@ -69,8 +69,9 @@ typedef struct mlt_settings {
     uint32_t absent;   /* SMFIP_NO bits of the steps that it has no callback for */
     int32_t negotiate; /* true: it has a negotiate callback */
     int32_t mds;       /* true: agree to larger packets (SMFIP_MDS bits) */
-    int32_t turns;     /* true: callbacks share a lock anyway, so threads take turns (serve.h) */
-    uint32_t unwanted; /* live; bit 1 << MLT_STEP_x: answer that step here, do not report it */
+    int32_t turns;     /* true: callbacks share a lock anyway, so threads take turns (blocking.c) */
+    size_t idle_threads; /* that wait in mlt_connection_accept() at once; 0: any number */
+    uint32_t unwanted;   /* live; bit 1 << MLT_STEP_x: answer that step here, do not report it */
 } mlt_settings;
 
 /* ------------------------------------------------------------------------------------------ */
@@ -205,7 +206,8 @@ void mlt_connection_free(mlt_connection *connection);
 /* Part of the connection; lives as long as it does. */
 mlt_view *mlt_connection_view(mlt_connection *connection);
 
-/* Waits for an MTA. MLT_OK; MLT_STOPPED; MLT_NOTICE (text in view.error; call again). */
+/* Waits for an MTA. MLT_OK; MLT_STOPPED; MLT_END: enough others wait; MLT_NOTICE (text in
+ * view.error; call again). */
 int mlt_connection_accept(mlt_connection *connection);
 
 /* Takes over an open socket instead of accepting one. The descriptor is the connection's then. */

@@ -64,6 +64,9 @@ mlt_server *mlt_server_new(void)
     pthread_mutex_init(&server->lock, NULL);
     pthread_mutex_init(&server->turn, NULL);
     atomic_init(&server->turn_lost, false);
+    atomic_init(&server->turn_taken, false);
+    atomic_init(&server->spinning, false);
+    server->processors = sysconf(_SC_NPROCESSORS_ONLN);
     pthread_cond_init(&server->room, NULL);
     return server;
 }

@@ -20,10 +20,13 @@ struct mlt_server {
     atomic_int process; /* that started it; a forked child has but a copy */
     int wake[2];        /* a pipe; readable once the server stops */
     atomic_bool stopping;
-    atomic_size_t waiting; /* threads in mlt_connection_accept() */
-    pthread_mutex_t turn;  /* held while a callback runs (blocking.c) */
-    atomic_bool turn_lost; /* its holder is not at work, it waits for something */
-    pthread_mutex_t gate;  /* held by the one thread that accepts */
+    atomic_size_t waiting;  /* threads in mlt_connection_accept() */
+    pthread_mutex_t turn;   /* held while a callback runs (blocking.c) */
+    atomic_bool turn_taken; /* the same, to look at */
+    atomic_bool turn_lost;  /* its holder is not at work, it waits for something */
+    atomic_bool spinning;   /* somebody looks whether it becomes free */
+    long processors;
+    pthread_mutex_t gate; /* held by the one thread that accepts */
     /* Guarded by the gate. */
     int64_t pause;
     int64_t next_notice;
