@@ -56,6 +56,7 @@ class Base:
     _protocol: int
     _protocol_mask: int
     _enabled_protocols = 0
+    _symlists: list[tuple[int, tuple[str, ...]]]
 
     def _setctx(self, ctx: Any) -> None:
         """Attaches the object to a context, or detaches it with None."""
@@ -195,6 +196,18 @@ class Base:
         computed_masks[cls] = mask
         return mask
 
+    @classmethod
+    def _macro_lists(cls) -> list[tuple[int, tuple[str, ...]]]:
+        """Returns the stages for which @symlist names macros, with these."""
+        lists: list[tuple[int, tuple[str, ...]]] | None = cls.__dict__.get("_symlists")
+        if lists is None:
+            named = [
+                (stage, _declared(getattr(cls, name), "_symlist"))
+                for name, stage in MACRO_CALLBACKS.items()
+            ]
+            lists = cls._symlists = [(stage, names) for stage, names in named if names is not None]
+        return lists
+
     def negotiate(self, opts: list[int]) -> int:
         """Agrees with the MTA on actions, steps and macros.
 
@@ -207,10 +220,8 @@ class Base:
         """
         try:
             self._actions, offered, _, _ = opts
-            for name, stage in MACRO_CALLBACKS.items():
-                names = _declared(getattr(self, name), "_symlist")
-                if names is not None:
-                    self.setsymlist(stage, *names)
+            for stage, names in self._macro_lists():
+                self.setsymlist(stage, *names)
             wanted = offered & ~self.protocol_mask()
             opts[1] = wanted
             self._protocol = wanted

@@ -174,10 +174,8 @@ class Context:
 
     def _detach(self) -> None:
         """The connection has ended."""
-        with self._lock:
-            self._connection = None
-            self._view = None
-            self._step = -1
+        self._connection = None
+        self._view = None
 
     def _enter(self) -> int:
         """Keeps the callback that runs now, if one does, from ending; returns its step or -1."""
@@ -288,10 +286,11 @@ class Context:
             self._open()
             if step < 0:
                 raise error("bad context: macros can only be read while a callback runs")
+            present = self._view.stages
             for stage in _STAGES_LATEST_FIRST:
-                macros = self._stage_macros(stage)
-                if not macros:
+                if not present >> stage & 1:
                     continue
+                macros = self._stage_macros(stage)
                 value = macros.get(wanted)
                 if other is not None and other in macros:
                     # Both spellings may be there; the one that came first counts.

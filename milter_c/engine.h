@@ -179,6 +179,7 @@ typedef struct mlt_view {
     int32_t alone;     /* after accept: no other thread waits there; the caller should start one */
     mlt_event *events; /* the batch, MLT_EVENTS at most */
     char *text;        /* a copy of the first event\'s text, if it has MLT_TEXT bytes at most */
+    uint32_t stages;   /* bit 1 << SMFIM_x: there are macros of that stage */
     mlt_macros macros[7]; /* by SMFIM_x */
     /* Negotiation. Valid from MLT_STEP_NEGOTIATE on. */
     uint32_t offered_version;

@@ -59,6 +59,9 @@ static void publish_macros(mlt_session *session, int stage)
     face->data = mlt_buffer_data(&session->macros[stage]);
     face->len = mlt_buffer_len(&session->macros[stage]);
     face->generation++;
+    session->view->stages &= ~(UINT32_C(1) << stage);
+    if (face->len > 0)
+        session->view->stages |= UINT32_C(1) << stage;
 }
 
 static void clear_macros(mlt_session *session, int stage)
