@@ -122,8 +122,12 @@ class Base:
 
     def header_bytes(self, fld: str, val: bytes) -> Any:
         """A header with its value as bytes: decodes and calls header. May be overridden."""
-        handler = self.header
-        strategy = strategy_of(handler)
+        handler: Any = self.header
+        try:
+            # As strategy_of(), without the calls: there are many headers.
+            strategy = handler.__func__.__dict__.get("error_strategy")
+        except AttributeError:
+            strategy = strategy_of(handler)
         if strategy is None:
             return handler(fld, val.decode("utf-8", "surrogateescape"))
         if strategy == "bytes":
