@@ -132,7 +132,7 @@ class Base:
             return handler(fld, val.decode("utf-8", "surrogateescape"))
         if strategy == "bytes":
             # A shortcut for the headers to come.
-            self.header_bytes = handler  # type: ignore[method-assign,assignment]
+            self.header_bytes = handler  # type: ignore[method-assign]
             return handler(fld, val)
         try:
             value: Any = val.decode("utf-8", strategy)
