@@ -326,11 +326,12 @@ def running(
     feed: Union[str, Iterable[int]] = "whole",
     conn: Optional[str] = None,
     drain: float = 5.0,
+    threads: Optional[int] = None,
 ) -> Iterator[Run]:
     """Run a filter in a thread until the block is left; peers made by the Run are closed, too.
 
     spec: the filter, default F(). feed: for each Peer that the Run makes. conn: the socket spec,
-    default a unix socket in a directory of its own. drain: seconds for main().
+    default a unix socket in a directory of its own. drain, threads: for main().
     """
     run = Run(spec or F(), feed)
     logger = logging.getLogger("Milter")
@@ -346,7 +347,7 @@ def running(
 
         def main() -> None:
             try:
-                server.main(drain=drain)
+                server.main(drain=drain, threads=threads)
             except BaseException as failure:  # it would die unseen with the thread
                 run._failed.append(failure)
 
