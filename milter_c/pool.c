@@ -95,6 +95,7 @@ struct mlt_worker {
     pthread_cond_t wake;
     bool active;    /* counts as one of pool->active; guarded by the lock, as what follows */
     bool promoted;  /* woken to become active */
+    bool fresh;     /* neither active nor parked so far */
     bool ended;     /* `one` has ended, and Python has been told */
     unsigned first; /* beat of the first batch since it took the lead */
     unsigned seen;  /* beat when the watcher looked last */
@@ -673,12 +674,21 @@ static int poll_once(mlt_worker *worker)
     return quiet ? MLT_OK : MLT_NOTICE;
 }
 
+/* The thread that was asked for is there. */
+static void arrive(mlt_worker *worker)
+{
+    if (worker->fresh)
+        worker->pool->starting = false;
+    worker->fresh = false;
+    count_spare_threads(worker->pool);
+}
+
 static void wait_parked(mlt_worker *worker)
 {
     mlt_pool *pool = worker->pool;
     worker->next_parked = pool->parked;
     pool->parked = worker;
-    count_spare_threads(pool);
+    arrive(worker);
     while (!worker->promoted && !pool->over)
         pthread_cond_wait(&worker->wake, &pool->lock);
     if (!worker->promoted) {
@@ -706,6 +716,7 @@ static int find_work(mlt_worker *worker)
         } else if (!worker->active && pool->active < pool->options.active) {
             worker->active = true;
             pool->active++;
+            arrive(worker);
         } else if (!worker->active) {
             wait_parked(worker);
         } else if ((one = pop(&pool->ready)) != NULL) {
@@ -1003,9 +1014,8 @@ mlt_worker *mlt_worker_new(mlt_pool *pool)
     worker->next_worker = pool->workers;
     pool->workers = worker;
     pool->threads++;
-    pool->starting = false;
+    worker->fresh = true;
     pool->start_again = 0;
-    count_spare_threads(pool);
     pthread_mutex_unlock(&pool->lock);
     return worker;
 }
@@ -1025,7 +1035,7 @@ void mlt_worker_free(mlt_worker *worker)
     *place = worker->next_worker;
     pool->threads--;
     detach(worker);
-    count_spare_threads(pool);
+    arrive(worker);
     pthread_mutex_unlock(&pool->lock);
     mlt_buffer_free(&worker->buffer);
     pthread_cond_destroy(&worker->wake);

@@ -69,6 +69,7 @@ struct house {
     int bell[2];
     int (*filter)(hand *, session *, mlt_view *, const mlt_event *);
     atomic_bool no_threads; /* none can be started */
+    atomic_bool lame;       /* further threads take their time to begin */
     atomic_int asked;       /* to start one */
     atomic_int running;
     atomic_int born;      /* threads that got a worker, */
@@ -298,6 +299,8 @@ static void *work(void *data)
         atomic_fetch_add(&me->its->stillborn, 1);
     } else {
         atomic_fetch_add(&me->its->born, 1);
+        while (me->number > 0 && atomic_load(&me->its->lame))
+            test_pause(1);
         serve(me, worker);
     }
     mlt_worker_free(worker);
@@ -591,6 +594,23 @@ TEST(pool_of_one_thread)
     CHECK_INT(0, it->asked);
     close(one);
     close(two);
+    end_house(it);
+}
+
+/* Until the thread that was asked for has come to rest no further one is asked for. */
+TEST(pool_starts_one_thread_at_a_time)
+{
+    house *it = prepare();
+    it->options.threshold = NEVER;
+    atomic_store(&it->lame, true);
+    begin(it);
+    int one = dial_in(it);
+    WAIT_UNTIL(atomic_load(&it->born) == 2);
+    for (int i = 0; i < 20; i++)
+        CHECK(ask(one, "q"));
+    CHECK_INT(1, it->asked);
+    atomic_store(&it->lame, false);
+    close(one);
     end_house(it);
 }
 
