@@ -734,7 +734,9 @@ def test_failures(capfd: pytest.CaptureFixture[str], failure: BaseException, thr
             mta.play(M)
             mta.ask(R, TEMPFAILED)
             mta.send(A)
-        assert before == few_threads()
+        # Printing the traceback may take long enough for one more to be started.
+        assert set(before) <= set(few_threads())
+        assert len(few_threads()) <= (threads or 32)
         other.play(H, M)
     assert 10 == len(run.messages(logging.ERROR))
     assert run.messages(logging.ERROR)[0].endswith(f"the envrcpt callback failed: {failure!r}")
@@ -896,6 +898,24 @@ def test_main_again(size: int) -> None:
             assert not thread.is_alive()
             assert [] == failures
     assert ["0", "1", "3"] == seen
+
+
+def test_stop_while_main_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop() that comes just before the pool is made has main() return, without an error."""
+    from Milter import _server
+
+    real = _server.Pool
+    server = Server()
+    server.register("F")
+
+    def stopped_first(*args: Any) -> Any:
+        server.stop()
+        return real(*args)
+
+    monkeypatch.setattr(_server, "Pool", stopped_first)
+    with tempfile.TemporaryDirectory(prefix="mlp") as directory:
+        server.setconn(f"unix:{directory}/s")
+        assert server.main(threads=2) is None
 
 
 def test_stop_while_connections_come_and_go(threads: int) -> None:
