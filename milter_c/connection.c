@@ -17,6 +17,7 @@ enum {
     KEEP_IN_MESSAGE = 256 * 1024, /* and inside a message: MTAs send chunks of 65535 bytes */
     ROOM_BYTES = 4096,            /* free bytes that are worth a read */
     READ_BYTES = 64 * 1024,       /* as much as an MTA writes at once */
+    KEEP_OUT = 256,               /* enough for an ordinary answer */
     OUT_BYTES = 64 * 1024 * 1024  /* that may wait to be written */
 };
 
@@ -124,6 +125,8 @@ static int keep(mlt_connection *connection, const struct iovec *parts, int count
 /* Writes the parts, which it changes. */
 static int write_parts(mlt_connection *connection, struct iovec *parts, int count)
 {
+    if (connection->deferring)
+        return keep(connection, parts, count);
     if (mlt_buffer_len(&connection->out) > 0) {
         mlt_connection_flush(connection);
         if (connection->ending)
@@ -146,7 +149,7 @@ void mlt_connection_flush(mlt_connection *connection)
     int status = mlt_socket_write(connection->fd, &rest, 1);
     mlt_buffer_take(out, mlt_buffer_len(out) - rest.iov_len);
     if (status == MLT_OK)
-        mlt_buffer_clear(out, 0);
+        mlt_buffer_clear(out, KEEP_OUT);
     else if (status != MLT_ERR_TIMEOUT)
         write_failed(connection, status, errno);
 }

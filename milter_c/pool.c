@@ -18,6 +18,13 @@
  * between. The poller tells a state, not a change, so what is registered is left alone while a
  * connection is worked for; only when that makes a leader's wait return in vain is it put to sleep.
  *
+ * Answers leave together: those of the connections that were ready at the same time are written one
+ * after the other when there is nothing else to do, when they are many, or when the first has
+ * waited for a tenth of a millisecond. An MTA that serves several sessions from one process is then
+ * woken once and not once for each, which costs both sides more than all the rest of an answer. No
+ * callback holds them up: before one that is expected to be slow they are sent, and when one turns
+ * out to be slow the watcher sends them.
+ *
  * An idle connection owns no receive buffer: workers lend theirs. Memory of a connection that ended
  * is freed when no wait is under way that could still tell its tag.
  */
@@ -41,6 +48,9 @@
 enum {
     TAGS = 256,                 /* ready connections that one wait tells */
     ACCEPTS = 16,               /* connections accepted at once; other processes want some, too */
+    ANSWERS_TOGETHER = 16,      /* sent one after the other at the latest; and */
+    ANSWER_DELAY = 100,         /* us after the first of them was given */
+    TOGETHER_BYTES = 4096,      /* of a reply and its actions; what is larger is sent at once */
     BATCHES_IN_A_ROW = 16,      /* of one connection, before others get their turn */
     LENT_BYTES = 256 * 1024,    /* a worker's receive buffer: MTAs send chunks of 65535 bytes */
     SMALL_BYTES = 4 * 1024,     /* the beginning of a packet that a connection keeps a copy of */
@@ -56,10 +66,11 @@ enum {
 };
 
 enum state {
-    READY,  /* queued: a worker is to look at it */
-    BUSY,   /* a worker works for it */
-    PARKED, /* waits in the poller */
-    DEAD    /* ended; its memory is about to be freed */
+    READY,   /* queued: a worker is to look at it */
+    BUSY,    /* a worker works for it */
+    SENDING, /* answered; the answer is about to be sent, with others */
+    PARKED,  /* waits in the poller */
+    DEAD     /* ended; its memory is about to be freed */
 };
 
 typedef struct pooled {
@@ -101,12 +112,15 @@ struct mlt_worker {
     unsigned seen;  /* beat when the watcher looked last */
     size_t stuck;   /* ticks since then */
     atomic_bool in_callback;
-    atomic_uint beat;  /* counts the batches handed out */
-    atomic_int step;   /* of the batch's last event */
-    int64_t since;     /* us; when a callback began that was expected to be slow; else 0 */
-    pooled *one;       /* whose events it handles */
-    int streak;        /* batches of `one` in a row */
-    mlt_buffer buffer; /* to lend */
+    atomic_uint beat;     /* counts the batches handed out */
+    atomic_int step;      /* of the batch's last event */
+    int64_t since;        /* us; when a callback began that was expected to be slow; else 0 */
+    queue unsent;         /* connections with answers; guarded by the lock */
+    int answers;          /* about as many */
+    int64_t first_answer; /* us; when the first of them was given */
+    pooled *one;          /* whose events it handles */
+    int streak;           /* batches of `one` in a row */
+    mlt_buffer buffer;    /* to lend */
     mlt_batch batch;
     mlt_work work;
 };
@@ -145,6 +159,7 @@ struct mlt_pool {
     mlt_worker *workers;
     mlt_worker *parked;
     queue ready;
+    queue stuck; /* unsent answers of threads that are in a slow callback */
     queue again; /* had their turn and have more; they come after the others */
     timers idle;
     timers partial;
@@ -484,9 +499,8 @@ static void start_packet_timer(mlt_pool *pool, pooled *one)
 }
 
 /* Has it wait in the poller. False: it is not to wait any more. */
-static bool park(mlt_worker *worker, pooled *one)
+static bool park(mlt_pool *pool, pooled *one)
 {
-    mlt_pool *pool = worker->pool;
     mlt_connection *connection = &one->connection;
     const mlt_settings *settings = mlt_server_settings(pool->server);
     bool write = mlt_buffer_len(&connection->out) > 0;
@@ -496,7 +510,6 @@ static bool park(mlt_worker *worker, pooled *one)
         mlt_connection_received(connection, -1, EAGAIN);
         return false;
     }
-    return_buffer(worker, one);
     unsigned wants = write ? MLT_POLL_WRITE : MLT_POLL_READ;
     pthread_mutex_lock(&pool->lock);
     pool->now = mlt_socket_now();
@@ -554,6 +567,47 @@ static bool read_some(pooled *one)
     return true;
 }
 
+/* Sends the answers of connections that were SENDING, and has them wait for more. */
+static void send_answers(mlt_pool *pool, queue *from)
+{
+    pthread_mutex_lock(&pool->lock);
+    queue todo = *from;
+    *from = (queue){NULL, NULL};
+    pthread_mutex_unlock(&pool->lock);
+    for (pooled *one = pop(&todo); one != NULL; one = pop(&todo)) {
+        mlt_connection *connection = &one->connection;
+        mlt_connection_flush(connection);
+        bool more = mlt_buffer_len(&connection->out) == 0 && mlt_buffer_len(&connection->in) > 0;
+        if (connection->ending || more || !park(pool, one)) {
+            pthread_mutex_lock(&pool->lock);
+            make_ready(pool, one);
+            end_wait(pool);
+            pthread_mutex_unlock(&pool->lock);
+        }
+    }
+}
+
+static void send_own_answers(mlt_worker *worker)
+{
+    worker->answers = 0;
+    send_answers(worker->pool, &worker->unsent);
+}
+
+/* Leaves an answer to be sent with others. */
+static void send_later(mlt_worker *worker, pooled *one)
+{
+    int64_t now = now_us();
+    pthread_mutex_lock(&worker->pool->lock);
+    one->state = SENDING;
+    push(&worker->unsent, one);
+    pthread_mutex_unlock(&worker->pool->lock);
+    worker->one = NULL;
+    if (worker->answers++ == 0)
+        worker->first_answer = now;
+    else if (worker->answers >= ANSWERS_TOGETHER || now - worker->first_answer >= ANSWER_DELAY)
+        send_own_answers(worker);
+}
+
 /* Brings `one` forward: the number of events to report, or 0: it has ended. MLT_GATHER_MORE: it
  * waits in the poller and is no longer the worker's. */
 static int drive(mlt_worker *worker, bool readable)
@@ -579,7 +633,12 @@ static int drive(mlt_worker *worker, bool readable)
             readable = mlt_buffer_len(&connection->in) > 0;
             continue;
         }
-        if (park(worker, one)) {
+        return_buffer(worker, one);
+        if (!readable && mlt_buffer_len(&connection->out) > 0) {
+            send_later(worker, one);
+            return MLT_GATHER_MORE;
+        }
+        if (park(worker->pool, one)) {
             worker->one = NULL;
             return MLT_GATHER_MORE;
         }
@@ -588,6 +647,12 @@ static int drive(mlt_worker *worker, bool readable)
 
 /* ------------------------------------------------------------------------------------------ */
 /* Finding work; the lock is held */
+
+/* Whether a worker has answers to send before it does what it would do now. */
+static bool is_to_send(const mlt_worker *worker)
+{
+    return worker->unsent.first != NULL && (worker->pool->ready.first == NULL || !worker->active);
+}
 
 /* Milliseconds until something is due, -1 for nothing. */
 static int64_t time_left(const mlt_pool *pool)
@@ -634,7 +699,8 @@ static bool sort_out(mlt_pool *pool, void **tags, int count, char *notice)
             pool->kicked = false;
         } else if (one->state == PARKED) {
             make_ready(pool, one);
-        } else if (one->state == BUSY && one->registered && one->wants != 0) {
+        } else if ((one->state == BUSY || one->state == SENDING) && one->registered &&
+                   one->wants != 0) {
             /* A detached thread has it; until it is back, waiting for it would never wait. */
             mlt_poller_change(pool->poller, one->connection.fd, one, 0);
             one->wants = 0;
@@ -708,6 +774,12 @@ static int find_work(mlt_worker *worker)
     pooled *one = NULL;
     pthread_mutex_lock(&pool->lock);
     while (one == NULL && status == MLT_OK) {
+        if (is_to_send(worker)) {
+            pthread_mutex_unlock(&pool->lock);
+            send_own_answers(worker);
+            pthread_mutex_lock(&pool->lock);
+            continue;
+        }
         if (pool->open == 0 && !pool->over && (pool->refused || mlt_server_stopping(pool->server)))
             end_pool(pool);
         if (pool->over) {
@@ -788,6 +860,8 @@ static size_t look_once(mlt_pool *pool)
         if (worker->stuck < 2)
             continue;
         stuck++;
+        for (pooled *one = pop(&worker->unsent); one != NULL; one = pop(&worker->unsent))
+            push(&pool->stuck, one);
         size_t grace = beat == worker->first ? GRACE_TICKS : 0;
         if (worker->active && worker->stuck >= 2 + grace && others_wait(pool)) {
             atomic_store(&pool->slow[atomic_load(&worker->step)], SLOW_STEPS);
@@ -836,6 +910,11 @@ static void *watch(void *argument)
         int64_t tick = pool->options.threshold;
         wait_for_tick(pool, least < LONG_TICKS ? tick : tick * LONG_FACTOR);
         least = look_once(pool);
+        if (pool->stuck.first != NULL) {
+            pthread_mutex_unlock(&pool->lock);
+            send_answers(pool, &pool->stuck);
+            pthread_mutex_lock(&pool->lock);
+        }
         quiet = least > 0 ? 0 : quiet + 1;
         if (quiet <= QUIET_TICKS)
             continue;
@@ -894,6 +973,8 @@ static int go(mlt_worker *worker, int count)
     if (atomic_load_explicit(&pool->lacking, memory_order_relaxed))
         ask_for_thread(worker);
     if (atomic_load_explicit(&pool->slow[step], memory_order_relaxed) > 0) {
+        if (worker->answers > 0)
+            send_own_answers(worker);
         pthread_mutex_lock(&pool->lock);
         detach(worker);
         pthread_mutex_unlock(&pool->lock);
@@ -945,9 +1026,12 @@ int mlt_worker_next(mlt_worker *worker, size_t done, int verdict, const char *re
     } else if (one != NULL) {
         if (!mlt_connection_may_answer(&one->connection, done) || done == 0)
             return MLT_ERR_CALLER;
+        one->connection.deferring = reply_len + actions_len < TOGETHER_BYTES;
         mlt_connection_settle(&one->connection, done, verdict, (mlt_span){reply, reply_len},
                               (mlt_span){actions, actions_len});
-        if (worker->streak >= BATCHES_IN_A_ROW && mlt_buffer_len(&one->connection.in) > 0) {
+        one->connection.deferring = false;
+        if (worker->streak >= BATCHES_IN_A_ROW && mlt_buffer_len(&one->connection.in) > 0 &&
+            mlt_buffer_len(&one->connection.out) == 0) {
             return_buffer(worker, one);
             pthread_mutex_lock(&worker->pool->lock);
             one->state = READY;
@@ -1026,6 +1110,7 @@ void mlt_worker_free(mlt_worker *worker)
         return;
     mlt_pool *pool = worker->pool;
     mlt_worker_abandon(worker);
+    send_own_answers(worker);
     if (worker->one != NULL)
         bury(pool, worker->one);
     pthread_mutex_lock(&pool->lock);
