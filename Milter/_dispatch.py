@@ -445,6 +445,8 @@ class Dispatcher:
     def _end(self, number: int) -> None:
         """The connection is over."""
         self._close(number)
+        if self._server.worker is not None:
+            self._server.worker.served(number)
 
     @staticmethod
     def _check_status(status: Any, step: int) -> int:

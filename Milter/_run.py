@@ -184,6 +184,8 @@ def runmilter(
     socket_group: str | int | None = None,
     drain: float | None = None,
     threads: int | None = None,
+    workers: int | None = None,
+    worker_connections: int | None = None,
 ) -> None:
     """Runs the filter of `Milter.factory` until it is stopped.
 
@@ -199,11 +201,16 @@ def runmilter(
         threads: how many threads of a pool serve all connections (docs/pool.md); 0: each
             connection has a thread of its own. None: as MILTER_THREADS in the environment says,
             else 0.
+        workers: how many processes serve (docs/workers.md); 0: this one. None: as MILTER_WORKERS
+            in the environment says, else 0.
+        worker_connections: connections after which a worker is replaced; 0: any number. None: as
+            MILTER_WORKER_CONNECTIONS in the environment says, else 0.
 
     Raises:
         milter.error: the socket or the settings are wrong; the text says why.
 
-    Returns after SIGTERM, SIGINT, SIGHUP or `Milter.stop()`. Source: API spec 2.9.
+    Returns after SIGTERM, SIGINT or `Milter.stop()`, and without workers after SIGHUP. In a worker
+    it does not return. Source: API spec 2.9.
     """
     milter: Any = package.milter
     milter.set_connect_callback(package.connect_callback)
@@ -232,6 +239,8 @@ def runmilter(
     server.set_socket_access(socket_mode, socket_owner, socket_group)
     server.drain = DRAIN if drain is None else drain
     server.threads = threads
+    server.workers = workers
+    server.worker_connections = worker_connections
     milter.opensocket(rmsock)
     start = package._seq
     try:

@@ -7,6 +7,7 @@ and keep each to its end; none starts before main().
 
 from __future__ import annotations
 
+import functools
 import grp
 import logging
 import os
@@ -24,6 +25,7 @@ from Milter._engine import ffi, lib
 from Milter._errors import error
 from Milter._signals import Bell, StopOnSignals
 from Milter._threads import BLOCKED, IDLE_THREADS, Pool, ThreadPerConnection
+from Milter._workers import Worker, supervise
 
 Callback = Callable[..., Any]
 
@@ -65,12 +67,13 @@ def _time(name: str, what: str) -> Any:
     return property(get, put, doc=what)
 
 
-def _from_environment(name: str, value: int | None) -> int:
-    """Returns a number of threads or processes.
+def _from_environment(name: str, value: int | None, most: int = _MOST_THREADS) -> int:
+    """Returns a number of threads, processes or connections.
 
     Args:
         name: of the environment variable that counts if there is no keyword.
         value: the keyword, or None.
+        most: the largest number that makes sense.
 
     Raises:
         milter.error: it is no whole number from 0 on.
@@ -78,10 +81,10 @@ def _from_environment(name: str, value: int | None) -> int:
     text = os.environ.get(name, "") if value is None else str(value)
     if not text:
         return 0
-    if not (text.isascii() and text.isdigit() and int(text) <= _MOST_THREADS):
+    if not (text.isascii() and text.isdigit() and int(text) <= most):
         raise error(
             f"cannot run main: {name if value is None else name.lower()[7:]} must be a whole "
-            f"number from 0 to {_MOST_THREADS}, not {text!r}"
+            f"number from 0 to {most}, not {text!r}"
         )
     return int(text)
 
@@ -155,7 +158,9 @@ class Server:
         self.flags = CURR_ACTS  # stored and, as with libmilter, of no effect
         self.debug = 0
         self.blocked = BLOCKED  # seconds until a callback of the pool counts as blocked
-        self.threads: int | None = None  # what main() takes for None
+        self.threads: int | None = None  # what main() takes for None, as of the next two
+        self.workers: int | None = None
+        self.worker_connections: int | None = None
         self.shared = False  # other processes accept from the same socket
         self.drain = DRAIN  # seconds that open transactions get when it stops
         self._name: str | None = None
@@ -169,6 +174,7 @@ class Server:
         self._signalled_once = False
         self._hurry = False  # a second signal came
         self._bell: Bell | None = None
+        self.worker: Worker | None = None  # this process is one of several (_workers.py)
         self._skip_missing()
 
     # Settings.
@@ -413,8 +419,10 @@ class Server:
         *,
         drain: float | None = None,
         threads: int | None = None,
+        workers: int | None = None,
+        worker_connections: int | None = None,
     ) -> None:
-        """Serves until stopped: by stop(), SIGTERM, SIGINT or SIGHUP.
+        """Serves until stopped: by stop(), SIGTERM, SIGINT or, without workers, SIGHUP.
 
         Args:
             drain: seconds that open transactions get to finish then; None for the attribute
@@ -422,6 +430,10 @@ class Server:
             threads: how many threads of a pool serve all connections (docs/pool.md); 0: each
                 connection has a thread of its own. None: as MILTER_THREADS in the environment
                 says, else 0.
+            workers: how many processes serve (docs/workers.md); 0: this one. None: as
+                MILTER_WORKERS in the environment says, else 0.
+            worker_connections: connections after which a worker is replaced; 0: any number.
+                None: as MILTER_WORKER_CONNECTIONS in the environment says, else 0.
 
         Raises:
             milter.error: `cannot run main`, and why; `milter module in use` if it runs already.
@@ -429,14 +441,28 @@ class Server:
         After setconn() and register(); it opens the socket if that is not open. May be called
         again after it has returned.
         """
-        size = _from_environment("MILTER_THREADS", self.threads if threads is None else threads)
         with self._lock:
             if self._running:
                 raise error("milter module in use")
             self._running = True
         try:
+            size = _from_environment("MILTER_THREADS", self.threads if threads is None else threads)
+            count = _from_environment(
+                "MILTER_WORKERS", self.workers if workers is None else workers
+            )
+            turnover = _from_environment(
+                "MILTER_WORKER_CONNECTIONS",
+                self.worker_connections if worker_connections is None else worker_connections,
+                _LARGEST_LIMIT,
+            )
+            seconds = self.drain if drain is None else drain
             self._open("cannot run main", False)
-            self._serve(self.drain if drain is None else drain, size)
+            if count:
+                self._bell = Bell()
+                serve = functools.partial(self._serve, seconds, size)
+                supervise(self, self._bell, serve, count, turnover, seconds)
+            else:
+                self._serve(seconds, size)
         finally:
             with self._lock:
                 self._running = False
@@ -456,11 +482,14 @@ class Server:
         crew: ThreadPerConnection | Pool = (
             Pool(self, threads, bell) if threads else ThreadPerConnection(self)
         )
-        with StopOnSignals(bell, self._signalled):
+        worker = self.worker
+        with worker.signals(crew, bell) if worker else StopOnSignals(bell, self.signalled):
             try:
                 if not self._stopped:
                     crew.start()
-                while not self._stopped:
+                    if worker:
+                        worker.ready()
+                while not self._stopped and not (worker and worker.retired()):
                     bell.wait(crew.attend())
             except RuntimeError as problem:
                 raise error(f"cannot run main: {problem}") from problem
@@ -493,22 +522,42 @@ class Server:
         """Stops main(): no new connections, open transactions may finish. Never blocks.
 
         From any thread, callback or signal handler. Before main() it has the next main() return
-        at once.
+        at once. In a worker it stops them all.
         """
+        if self.worker is not None:
+            self.worker.stop_all()
+        self.halt()
+
+    def halt(self, hurry: bool = False) -> None:
+        """Stops this process; `hurry`: without waiting for open transactions. Never blocks."""
+        if hurry:
+            self._hurry = True
         self._stopped = True
         lib.mlt_server_stop(self.engine)
         self.ring()
 
-    def _signalled(self) -> None:
+    def signalled(self) -> None:
         """Stops for a signal; for a second one, without waiting for open transactions."""
-        if self._signalled_once:
-            self._hurry = True
-        self._signalled_once = True
-        self.stop()
+        hurry, self._signalled_once = self._signalled_once, True
+        self.halt(hurry)
 
     def is_stopped(self) -> bool:
         """Whether stop() was called."""
         return self._stopped
+
+    def is_hurried(self) -> bool:
+        """Whether open transactions are not to be waited for."""
+        return self._hurry
+
+    def become_worker(self, worker: Worker) -> None:
+        """After a fork: forgets what is the supervisor's. Nothing has been started yet."""
+        bell, self._bell = self._bell, None
+        if bell is not None:
+            bell.close()
+        self._lock = threading.Lock()
+        self.shared = True
+        self.worker = worker
+        lib.mlt_server_disown(self.engine)
 
     def ring(self) -> None:
         """Wakes main(). From any thread."""

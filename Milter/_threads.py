@@ -71,6 +71,10 @@ class ThreadPerConnection:
         while lib.mlt_server_waiting(self._server.engine):
             bell.wait(0.05)
 
+    def retire(self) -> None:
+        """Accepts no more connections, and leaves those that are open alone."""
+        lib.mlt_server_retire(self._server.engine)
+
     def active(self) -> int:
         """Returns how many connections are open, or not yet told of in the log."""
         return max(int(lib.mlt_server_active(self._server.engine)), self._busy)
@@ -198,6 +202,10 @@ class Pool:
 
     def refuse(self, bell: Bell) -> None:
         """Accepts no more connections."""
+        lib.mlt_pool_refuse(self._pool)
+
+    def retire(self) -> None:
+        """Accepts no more connections, and leaves those that are open alone."""
         lib.mlt_pool_refuse(self._pool)
 
     def active(self) -> int:

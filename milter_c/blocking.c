@@ -232,7 +232,7 @@ static void wait_for_room(mlt_server *server)
 {
     size_t limit = server->settings.connections;
     pthread_mutex_lock(&server->lock);
-    while (limit > 0 && server->active >= limit && !mlt_server_stopping(server))
+    while (limit > 0 && server->active >= limit && mlt_server_accepting(server))
         pthread_cond_wait(&server->room, &server->lock);
     pthread_mutex_unlock(&server->lock);
 }
@@ -252,10 +252,10 @@ static int accept_one(mlt_server *server, mlt_view *view, int *fd)
     for (;;) {
         struct pollfd ready[2] = {{server->listener.fd, POLLIN, 0}, {server->wake[0], POLLIN, 0}};
         wait_for_room(server);
-        if (mlt_server_stopping(server))
+        if (!mlt_server_accepting(server))
             return MLT_STOPPED;
         int count = poll(ready, 2, -1);
-        if (mlt_server_stopping(server))
+        if (!mlt_server_accepting(server))
             return MLT_STOPPED;
         if (count < 0 && errno == EINTR)
             continue;

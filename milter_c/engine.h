@@ -123,13 +123,18 @@ int mlt_server_start(mlt_server *server);
  * go on to its end. Never blocks; from any thread, more than once. */
 void mlt_server_stop(mlt_server *server);
 
+/* Stops accepting, and leaves the connections that are open alone; with a pool this is
+ * mlt_pool_refuse()'s. Never blocks; from any thread, more than once. */
+void mlt_server_retire(mlt_server *server);
+
 /* Ends all connections now, at their next read or write. Never blocks. */
 void mlt_server_cut(mlt_server *server);
 
 /* Closes the listening socket and removes the socket file if it still is the one we made. */
 void mlt_server_close(mlt_server *server);
 
-/* Leaves the socket file to another process: this one will not remove it. */
+/* In a process forked from the one that opened the socket: leaves the socket's file to that one,
+ * and its threads and connections. Before mlt_server_start(). */
 void mlt_server_disown(mlt_server *server);
 
 /* Connections open now; threads waiting in mlt_connection_accept(). */
@@ -275,7 +280,9 @@ void mlt_pool_free(mlt_pool *pool);
 /* Connections whose end has not been told yet. */
 size_t mlt_pool_connections(mlt_pool *pool);
 
-/* Stops accepting. To be called after mlt_server_stop() and before mlt_server_close(). */
+/* Stops accepting, for good: after mlt_server_stop() and before mlt_server_close(), or while the
+ * server goes on, to retire it. Then the connections that are open go on, and what waits in a
+ * shared socket is accepted still, as other processes may not have been told of it. */
 void mlt_pool_refuse(mlt_pool *pool);
 
 /* The thread that work.start asked for could not be started; it is asked for again a while later.

@@ -395,6 +395,23 @@ static void bury_all(mlt_pool *pool)
     }
 }
 
+/* Accepts one. 0, or why not. The gate is held. */
+static int accept_one(mlt_pool *pool)
+{
+    int fd = mlt_socket_accept(&pool->server->listener, false);
+    if (fd < 0)
+        return errno;
+    pooled *one = new_pooled(pool, fd);
+    if (one == NULL) {
+        close(fd);
+        return ENOMEM;
+    }
+    pool->server->pause = 0;
+    pool->open++;
+    make_ready(pool, one);
+    return 0;
+}
+
 /* Accepts what waits. False: a notice was written. */
 static bool accept_some(mlt_pool *pool, char *notice)
 {
@@ -409,17 +426,7 @@ static bool accept_some(mlt_pool *pool, char *notice)
             listen_no_more(pool);
             break;
         }
-        int fd = mlt_socket_accept(&server->listener, false);
-        pooled *one = fd >= 0 ? new_pooled(pool, fd) : NULL;
-        if (one != NULL) {
-            server->pause = 0;
-            pool->open++;
-            make_ready(pool, one);
-        } else {
-            code = fd >= 0 ? ENOMEM : errno;
-            if (fd >= 0)
-                close(fd);
-        }
+        code = accept_one(pool);
     }
     if (code == EINTR || code == ECONNABORTED || code == EAGAIN || code == EWOULDBLOCK)
         code = 0;
@@ -1139,9 +1146,17 @@ void mlt_pool_refuse(mlt_pool *pool)
 {
     if (is_copy(pool))
         return;
+    mlt_server *server = pool->server;
     pthread_mutex_lock(&pool->lock);
     pool->refused = true;
+    bool told = pool->listening && pool->options.shared;
     listen_no_more(pool);
+    pthread_mutex_lock(&server->gate);
+    while (told && !mlt_server_stopping(server) && mlt_server_has_room(server)) {
+        int code = accept_one(pool);
+        told = code == 0 || code == EINTR || code == ECONNABORTED;
+    }
+    pthread_mutex_unlock(&server->gate);
     hear_no_more(pool);
     end_wait(pool);
     pthread_mutex_unlock(&pool->lock);

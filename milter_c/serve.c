@@ -59,6 +59,7 @@ mlt_server *mlt_server_new(void)
     server->listener.fd = -1;
     server->wake[0] = server->wake[1] = -1;
     atomic_init(&server->stopping, false);
+    atomic_init(&server->retiring, false);
     atomic_init(&server->waiting, 0);
     pthread_mutex_init(&server->gate, NULL);
     pthread_mutex_init(&server->lock, NULL);
@@ -108,6 +109,11 @@ const char *mlt_server_error(const mlt_server *server)
 bool mlt_server_stopping(const mlt_server *server)
 {
     return atomic_load(&server->stopping);
+}
+
+bool mlt_server_accepting(const mlt_server *server)
+{
+    return !atomic_load(&server->stopping) && !atomic_load(&server->retiring);
 }
 
 size_t mlt_server_active(const mlt_server *server)
@@ -173,6 +179,18 @@ void mlt_server_close(mlt_server *server)
 void mlt_server_disown(mlt_server *server)
 {
     server->listener.made_file = false;
+    /* The threads that may have held a lock, or a connection, are not in this process. */
+    pthread_mutex_init(&server->gate, NULL);
+    pthread_mutex_init(&server->lock, NULL);
+    pthread_mutex_init(&server->turn, NULL);
+    pthread_cond_init(&server->room, NULL);
+    atomic_store(&server->turn_lost, false);
+    atomic_store(&server->turn_taken, false);
+    atomic_store(&server->spinning, false);
+    atomic_store(&server->waiting, 0);
+    server->first = NULL;
+    server->active = 0;
+    server->last_id = 0;
 }
 
 int mlt_server_start(mlt_server *server)
@@ -193,6 +211,7 @@ int mlt_server_start(mlt_server *server)
     server->pause = server->next_notice = 0;
     server->failures = 0;
     atomic_store(&server->stopping, false);
+    atomic_store(&server->retiring, false);
     return MLT_OK;
 }
 
@@ -204,6 +223,28 @@ static bool is_copy(const mlt_server *server)
     return process != 0 && process != getpid();
 }
 
+/* Wakes those who wait for connections. The pipe is never read, so everybody who polls sees it. A
+ * few bytes always fit. The lock is held. */
+static void wake(mlt_server *server)
+{
+    if (server->wake[1] >= 0) {
+        ssize_t written = write(server->wake[1], "", 1);
+        (void)written;
+    }
+    pthread_cond_broadcast(&server->room);
+}
+
+void mlt_server_retire(mlt_server *server)
+{
+    if (is_copy(server))
+        return;
+    pthread_mutex_lock(&server->lock);
+    /* A thread says that it waits before it looks at the flag. */
+    if (!atomic_exchange(&server->retiring, true) && atomic_load(&server->waiting) > 0)
+        wake(server);
+    pthread_mutex_unlock(&server->lock);
+}
+
 void mlt_server_stop(mlt_server *server)
 {
     if (is_copy(server)) {
@@ -211,11 +252,8 @@ void mlt_server_stop(mlt_server *server)
         return;
     }
     pthread_mutex_lock(&server->lock);
-    if (!atomic_exchange(&server->stopping, true) && server->wake[1] >= 0) {
-        /* Never read, so everybody who polls sees it. One byte always fits. */
-        ssize_t written = write(server->wake[1], "", 1);
-        (void)written;
-    }
+    if (!atomic_exchange(&server->stopping, true))
+        wake(server);
     for (mlt_connection *connection = server->first; connection != NULL;
          connection = connection->after) {
         char next;
@@ -227,7 +265,6 @@ void mlt_server_stop(mlt_server *server)
             shutdown(connection->fd, SHUT_RD);
         }
     }
-    pthread_cond_broadcast(&server->room);
     pthread_mutex_unlock(&server->lock);
 }
 

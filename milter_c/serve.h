@@ -20,6 +20,7 @@ struct mlt_server {
     atomic_int process; /* that started it; a forked child has but a copy */
     int wake[2];        /* a pipe; readable once the server stops */
     atomic_bool stopping;
+    atomic_bool retiring;   /* no new connections; those that are open go on */
     atomic_size_t waiting;  /* threads in mlt_connection_accept() */
     pthread_mutex_t turn;   /* held while a callback runs (blocking.c) */
     atomic_bool turn_taken; /* the same, to look at */
@@ -51,6 +52,9 @@ void mlt_server_adopt(mlt_server *server, mlt_connection *connection, int fd);
 void mlt_server_forget(mlt_server *server, mlt_connection *connection);
 
 bool mlt_server_stopping(const mlt_server *server);
+
+/* Whether connections are accepted: it neither stops nor retires. */
+bool mlt_server_accepting(const mlt_server *server);
 
 /* Whether there may be one more connection. */
 bool mlt_server_has_room(mlt_server *server);
