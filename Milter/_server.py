@@ -24,7 +24,7 @@ from Milter._dispatch import log
 from Milter._engine import ffi, lib
 from Milter._errors import error
 from Milter._signals import Bell, StopOnSignals
-from Milter._threads import BLOCKED, IDLE_THREADS, Pool, ThreadPerConnection
+from Milter._threads import IDLE_THREADS, Pool, ThreadPerConnection
 from Milter._workers import Worker, supervise
 
 Callback = Callable[..., Any]
@@ -113,6 +113,10 @@ class Limits:
     )
     idle_timeout = _time("idle_timeout", "Between packets; settimeout() sets it. Default: 7210.")
     write_timeout = _time("write_timeout", "For the MTA to take what is sent. Default: 300.")
+    blocked_after = _time(
+        "blocked_after",
+        "Until a callback of the pool counts as blocked while others wait. Default: 0.001.",
+    )
 
 
 class Server:
@@ -157,7 +161,6 @@ class Server:
         self.exception_policy = TEMPFAIL
         self.flags = CURR_ACTS  # stored and, as with libmilter, of no effect
         self.debug = 0
-        self.blocked = BLOCKED  # seconds until a callback of the pool counts as blocked
         self.threads: int | None = None  # what main() takes for None, as of the next two
         self.workers: int | None = None
         self.worker_connections: int | None = None

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 IDLE_THREADS = 32
 """Threads that may wait for connections; those beyond end with their connection."""
 
-BLOCKED = 0.001
-"""Seconds after which a callback of the pool counts as blocked while others wait."""
-
 _RETRY = 1.0  # seconds until main() tries again to start a thread
 
 
@@ -161,7 +158,7 @@ class Pool:
         options.threads = threads
         has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
         options.active = 1 if has_lock else min(threads, os.cpu_count() or 1)
-        options.threshold = max(1, round(server.blocked * 1000))
+        options.threshold = max(1, lib.mlt_server_settings(server.engine).blocked_after)
         options.bell = bell.fileno()
         options.shared = server.shared
         pool = lib.mlt_pool_new(server.engine, options)

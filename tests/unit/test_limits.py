@@ -55,3 +55,13 @@ def test_settimeout_is_the_idle_timeout() -> None:
     server = Server()
     server.settimeout(5)
     assert 5 == server.limits.idle_timeout
+
+
+def test_blocked_after_is_a_limit() -> None:
+    """How long a callback of the pool may take is set like the other times, in seconds."""
+    from Milter._server import Server
+
+    server = Server()
+    assert 0.001 == server.limits.blocked_after
+    server.limits.blocked_after = 0.25
+    assert 0.25 == server.limits.blocked_after
