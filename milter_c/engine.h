@@ -63,6 +63,7 @@ typedef struct mlt_settings {
     int64_t packet_timeout; /* from the first byte of a packet to its last */
     int64_t idle_timeout;   /* between packets */
     int64_t write_timeout;  /* for the MTA to take what is sent */
+    int64_t blocked_after;  /* for whoever sets mlt_pool_options.threshold */
     /* What the filter is, in libmilter's terms (wire spec 1.5 and 2.1). */
     uint32_t version;  /* descriptor version */
     uint32_t flags;    /* actions wanted, where there is no negotiate callback */

@@ -25,7 +25,8 @@ enum {
     MACRO_BYTES = 64 * 1024,
     PACKET_TIMEOUT = 120 * 1000,
     IDLE_TIMEOUT = 7210 * 1000, /* above SMTP's two hours, so that the MTA gives up first */
-    WRITE_TIMEOUT = 300 * 1000
+    WRITE_TIMEOUT = 300 * 1000,
+    BLOCKED_AFTER = 1
 };
 
 /* When accept() fails: how long to leave it alone, doubled each time, and how often to say so. */
@@ -53,6 +54,7 @@ mlt_server *mlt_server_new(void)
         .packet_timeout = PACKET_TIMEOUT,
         .idle_timeout = IDLE_TIMEOUT,
         .write_timeout = WRITE_TIMEOUT,
+        .blocked_after = BLOCKED_AFTER,
         .version = SMFI_VERSION,
         .negotiate = true,
     };
