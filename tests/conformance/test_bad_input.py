@@ -441,4 +441,5 @@ def test_others_do_not_notice() -> None:
                 mta.expect(CONTINUE)
         run.finish()
         whole = ["connect", "helo", *MESSAGE_NAMES, "close"]
-        assert [whole] * 3 == run.sessions()[:3]
+        # Good and broken sessions may begin in any order.
+        assert [whole] * 3 == [calls for calls in run.sessions() if "eom" in calls]
