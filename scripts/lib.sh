@@ -63,6 +63,24 @@ apt_install() {
         --no-install-recommends "$@" </dev/null
 }
 
+# apt_need_stopped PACKAGE...: the same for packages with a server inside, which is not to be started
+# as a service of this machine: a policy-rc.d that answers 101 keeps the installation from it.
+apt_need_stopped() {
+    policy=/usr/sbin/policy-rc.d
+    if [ "$(id -u)" != 0 ] || [ -e "$policy" ]; then
+        apt_need "$@"
+        return
+    fi
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+    trap 'rm -f /usr/sbin/policy-rc.d; exit 1' HUP INT TERM
+    apt_status=0
+    apt_need "$@" || apt_status=$?
+    rm -f "$policy"
+    trap - HUP INT TERM
+    return $apt_status
+}
+
 # need_compiler: a C compiler and Python's headers, without which there is no engine; ends the
 # script if they cannot be had.
 need_compiler() {
@@ -110,6 +128,17 @@ need_venv() {
         return 1
     fi
     printf '%s\n' "$mark" >"$venv/.complete"
+}
+
+# requirements EXTRA...: print what these extras of pyproject.toml require, a word each.
+requirements() {
+    "$PYTHON" - "$ROOT/pyproject.toml" "$@" <<'END'
+import re, sys
+text = open(sys.argv[1], encoding="utf-8").read()
+for extra in sys.argv[2:]:
+    listed = re.search(rf"^{extra} = \[(.*?)\]", text, re.M | re.S).group(1)
+    print(*re.findall(r'"([^"]+)"', listed))
+END
 }
 
 # build_engine PYTHON DIRECTORY: build the extension inside the source tree DIRECTORY, if a source
