@@ -157,4 +157,4 @@ def test_nothing_but_the_copy_is_left_open(tmp_path: Path) -> None:
         getattr(instance, end)()
         assert copy.closed
         assert instance.copy is None
-        getattr(instance, "close")()
+        instance.close()
