@@ -65,9 +65,9 @@ def test_template(solo: Place) -> None:
     assert ["added@dest.example", ONE, TWO] == stored.recipients
     assert BODY.encode() == stored.body
     transcript = solo.play((GREETING, Say("ehlo", "EHLO spamrelay"), *message_steps(), QUIT))
-    # Postfix tells the client at RCPT what was said to HELO.
-    assert transcript.replies["rcpt1"].startswith("550 "), transcript.replies
-    assert "5.7.1 Use your full one." in transcript.replies["rcpt1"]
+    # Postfix tells the client at MAIL what was said to HELO.
+    assert transcript.replies["mail"].startswith("550 "), transcript.replies
+    assert "5.7.1 Use your full one." in transcript.replies["mail"]
     solo.filter.stop()
 
 
