@@ -20,6 +20,7 @@ Source: API spec 3.12.
 from __future__ import annotations
 
 import os
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable, TextIO
 
@@ -56,6 +57,8 @@ class TestBase(_testing.Recorder):
         self.logfp: TextIO | None = None
         if os.path.isdir(os.path.dirname(logfile) or os.curdir):
             self.logfp = open(logfile, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+            # Suites do not close it where a message was refused; that is no ResourceWarning.
+            weakref.finalize(self, self.logfp.close)
 
     def log(self, *msg: Any) -> None:
         """Writes its arguments on one line of the log file."""
