@@ -1,59 +1,623 @@
-"""pymilter's module ``mime``: not there yet; what is to come, and when.
+"""pymilter's module ``mime``: messages that know what was changed, and the removal of dangerous parts.
 
-pymilter installs a top-level module ``mime`` beside ``Milter`` and ``milter``: a MIME parser that
-notices what was changed (``message_from_file``, ``MimeMessage``), and on top of it the removal of
-dangerous attachments and scripts (``defang``, ``check_attachments``, ``HTMLScriptFilter``).
-This release holds the name, so that ``import mime`` tells a missing feature from a missing
-installation. Every name of pymilter's module exists as soon as it is asked for and says so:
+    msg = mime.message_from_file(fp)
+    if mime.defang(msg, saved_as):
+        msg.dump(out)
 
->>> import mime
->>> mime.message_from_file
-Traceback (most recent call last):
-...
-NotImplementedError: mime.message_from_file comes with pymilter-cffi 0.2.0
+`message_from_file` makes a tree of `MimeMessage`, on top of the standard library's ``email.message.Message``.
+`defang` replaces attachments whose name ends in one of `bad_extensions` by a warning, and takes scripts out of
+HTML. What nobody changed is dumped as it was read. See docs/mime.md for the choices made and for the limits;
+the source is API spec section 4.
 
-Until then the standard library's ``email`` package does all that a filter needs to read a message.
+All functions may be called from several threads at once, each with messages of its own.
 """
 
 from __future__ import annotations
 
-from typing import NoReturn
+import io
+import re
+import socket
+from binascii import Error as Base64Error
+from binascii import a2b_base64, a2b_uu
+from collections.abc import Iterator
+from email import encoders
+from email.generator import BytesGenerator
+from email.message import Message, _parseparam  # type: ignore[attr-defined]
+from email.utils import quote
+from quopri import decodestring as decode_quoted_printable
+from typing import Any, BinaryIO, Callable, Optional, Union
+from zipfile import BadZipFile
 
-#: The release that brings the module.
-_COMES_IN = "0.2.0"
+import Milter
+from Milter import _mimenames, _mimetree, _mimezip
+from Milter._mimehtml import HTMLScriptFilter, SGMLFilter
+from Milter._mimenames import unquote
+from Milter.sgmllib import SGMLParser as HTMLParser
 
-#: The names that pymilter's module has (API spec section 4), so that a typing mistake is still
-#: an ``AttributeError``.
-_NAMES = frozenset(
-    {
-        "HTMLParser",
-        "HTMLScriptFilter",
-        "Message",
-        "MimeGenerator",
-        "MimeMessage",
-        "SGMLFilter",
-        "bad_extensions",
-        "check_attachments",
-        "check_ext",
-        "check_html",
-        "check_name",
-        "defang",
-        "encoders",
-        "extlist",
-        "message_from_file",
-        "quote",
-        "unquote",
-        "virus_msg",
-        "zipnames",
-    }
+__all__ = [
+    "HTMLParser",
+    "HTMLScriptFilter",
+    "Message",
+    "MimeGenerator",
+    "MimeMessage",
+    "SGMLFilter",
+    "bad_extensions",
+    "check_attachments",
+    "check_ext",
+    "check_html",
+    "check_name",
+    "defang",
+    "encoders",
+    "extlist",
+    "message_from_file",
+    "quote",
+    "unquote",
+    "virus_msg",
+    "zipnames",
+]
+
+#: Extensions of files that Windows runs when they are opened (API spec 4.2).
+extlist = (
+    "ade,adp,asd,asx,asp,bas,bat,chm,cmd,com,cpl,crt,dll,exe,hlp,hta,inf,ins,isp,js,jse,lnk,mdb,"
+    "mde,msc,msi,msp,mst,ocx,pcd,pif,reg,scr,sct,shs,url,vb,vbe,vbs,wsc,wsf,wsh"
 )
+bad_extensions = ["." + extension for extension in extlist.split(",")]
+
+#: What takes the place of an attachment: its name, this host's name, the name of the saved message.
+virus_msg = """This message appeared to contain a virus.
+It was originally named '%s', and has been removed.
+A copy of your original message was saved as '%s:%s'.
+See your administrator.
+"""
+
+# Limits. What exceeds them cannot be looked into, and is answered like an attachment with a bad name.
+#: Containers (multipart/*, message/*) within each other.
+max_depth = 100
+#: Parts of a message.
+max_parts = 10_000
+#: Header fields of a message, those of its parts included.
+max_fields = 100_000
+#: Names in a zip archive, those of archives in it included.
+max_zip_members = 10_000
+#: Zip archives within a zip archive.
+max_zip_depth = 10
+#: Unpacked bytes of all archives within a zip archive.
+max_zip_size = 64 * 1024 * 1024
+#: The same, as a multiple of the archive's size.
+max_zip_ratio = 100
+
+_UU_ENCODINGS = frozenset({"x-uuencode", "uuencode", "uue", "x-uue"})
+_COMMENT = re.compile(r"\([^()]*\)")
+_NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
+
+#: How `MimeMessage.headerchange` is called: message, field name, value or None for a deletion.
+HeaderChange = Callable[["MimeMessage", str, Optional[str]], Any]
+NameCheck = Callable[[Optional[str]], Any]
+PartCheck = Callable[["MimeMessage"], Any]
 
 
-def __getattr__(name: str) -> NoReturn:
-    """Refuse a name of pymilter's module, naming the release that brings it.
+class MimeMessage(Message):
+    """A message or a part of one, which knows whether it was changed (API spec 4.1).
 
-    Raises NotImplementedError for a name that pymilter's ``mime`` has, AttributeError for others.
+    modified: whether something was set or deleted since the message was read, in this very part.
+    headerchange: None, or called with (message, name, value) when a field is added, and with value
+    None before all fields of that name are deleted.
+    submsg: always None; the parts of a container are its payload.
     """
-    if name in _NAMES:
-        raise NotImplementedError(f"mime.{name} comes with pymilter-cffi {_COMES_IN}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __init__(self, fp: Any = None, seekable: int = 1) -> None:
+        """Make an empty message. The arguments are ignored."""
+        super().__init__()
+        self.submsg: Any = None
+        self.modified = False
+        self.headerchange: Optional[HeaderChange] = None
+        self._source: Optional[_mimetree.Source] = None
+
+    # -- parameters and names
+
+    def get_params(
+        self, failobj: Any = None, header: str = "content-type", unquote: bool = True
+    ) -> Any:
+        """Return the parameters of a field as (name, value); see `email.message.Message.get_params`."""
+        value = self.get(header)
+        if value is None:
+            return failobj
+        params = _mimenames.parameters(str(value))
+        return params if unquote else [params[0], *((n, _quoted(v)) for n, v in params[1:])]
+
+    def get_param(
+        self,
+        param: str,
+        failobj: Any = None,
+        header: str = "content-type",
+        unquote: bool = True,
+    ) -> Any:
+        """Return a parameter's value: str, or (charset, language, str) if it is an RFC 2231 value.
+
+        A boundary that is quoted twice loses both levels of quotes.
+        """
+        for name, value in self.get_params([], header, unquote):
+            if name == param.lower():
+                if name == "boundary" and isinstance(value, str) and unquote:
+                    return _mimenames.unquote(value)
+                return value
+        return failobj
+
+    getparam = get_param
+
+    def getparams(self) -> list[tuple[str, Any]]:
+        """Return the parameters of Content-Type, beginning with the type itself; [] without one."""
+        return list(self.get_params([]))
+
+    def getname(self) -> Any:
+        """Return the parameter ``name`` of Content-Type, as `get_param` does."""
+        return self.get_param("name")
+
+    def get_filename(self, failobj: Any = None) -> Any:
+        """Return the file name of Content-Disposition, or else the name of Content-Type, as text."""
+        missing = object()
+        value = self.get_param("filename", missing, "content-disposition")
+        if value is missing:
+            value = self.get_param("name", missing, "content-type")
+        if value is missing:
+            return failobj
+        return _mimenames.unquote(_mimenames.value_text(value).strip())
+
+    getfilename = get_filename
+
+    def get_boundary(self, failobj: Any = None) -> Any:
+        """Return the boundary, without blanks at its end."""
+        missing = object()
+        value = self.get_param("boundary", missing)
+        if value is missing:
+            return failobj
+        return _mimenames.unquote(_mimenames.value_text(value)).rstrip()
+
+    def get_content_charset(self, failobj: Any = None) -> Any:
+        """Return the declared charset in lower case."""
+        value = self.get_param("charset")
+        if value is None:
+            return failobj
+        text = _mimenames.value_text(value).lower()
+        return text if text.isascii() else failobj
+
+    def getnames(self, scan_zip: bool = False) -> list[tuple[str, Optional[str]]]:
+        """Return all names that a part goes by, as (attribute, value).
+
+        First the type and every parameter of Content-Type, then ``("filename", get_filename())``. Names that
+        only show on a second look follow: in further Content-Type and Content-Disposition fields,
+        and with RFC 2047 words decoded.
+
+        scan_zip: whether a zip archive's members are named, too, as ("zipname", value).
+
+        Raises zipfile.BadZipFile: the name says zip, the content does not, or exceeds the limits.
+        """
+        names: list[tuple[str, Optional[str]]] = [
+            (name, _mimenames.value_text(value)) for name, value in self.getparams()
+        ]
+        names.append(("filename", self.get_filename()))
+        known = {value for _, value in names}
+        for header in ("content-type", "content-disposition"):
+            for field in self.get_all(header, []):
+                for name, value in _mimenames.parameters(str(field))[1:]:
+                    if name in ("name", "filename"):
+                        text = _mimenames.value_text(value)
+                        for form in (text, _mimenames.decode_words(text)):
+                            if form not in known:
+                                known.add(form)
+                                names.append((name, form))
+        if scan_zip:
+            self._add_zip_names(names)
+        return names
+
+    def _add_zip_names(self, names: list[tuple[str, Optional[str]]]) -> None:
+        members: Optional[list[tuple[str, Optional[str]]]] = None
+        for _, value in list(names):
+            if value and any(map(_mimezip.is_zip_name, [value, *_mimenames.disguises(value)])):
+                if members is None:
+                    data = self.get_payload(decode=True)
+                    if not isinstance(data, bytes) or not data.strip():
+                        return
+                    members = [("zipname", name) for name in _zip_names(data)]
+                names.extend(members)
+
+    def getheaders(self, name: str, failobj: Any = None) -> Any:
+        """Return the values of all fields of a name; ``failobj`` if there is none."""
+        return self.get_all(name, failobj)
+
+    def gettype(self) -> str:
+        """Return the content type in lower case."""
+        return self.get_content_type()
+
+    def ismultipart(self) -> bool:
+        """Tell whether the payload is a list of parts."""
+        return self.is_multipart()
+
+    # -- changes
+
+    def ismodified(self) -> bool:
+        """Tell whether this part, or one in it, was changed since it was read."""
+        waiting: list[Any] = [self]
+        while waiting:
+            part = waiting.pop()
+            if getattr(part, "modified", False):
+                return True
+            if isinstance(part._payload, list):
+                waiting.extend(part._payload)
+        return False
+
+    def __setitem__(self, name: str, val: Any) -> None:
+        """Add a field; those of the same name stay."""
+        super().__setitem__(name, val)
+        self.modified = True
+        if self.headerchange:
+            self.headerchange(self, name, str(val))
+
+    def __delitem__(self, name: str) -> None:
+        """Delete all fields of a name; no error if there is none."""
+        if self.headerchange:
+            self.headerchange(self, name, None)
+        super().__delitem__(name)
+        self.modified = True
+
+    def replace_header(self, _name: str, _value: Any) -> None:
+        """Replace the first field of a name; `headerchange` is not called."""
+        super().replace_header(_name, _value)
+        self.modified = True
+
+    def attach(self, payload: Any) -> None:
+        """Add a part."""
+        super().attach(payload)
+        self.modified = True
+
+    def set_payload(self, payload: Any, charset: Any = None) -> None:
+        """Replace the body by text, by parts, or by what a file contains from its beginning."""
+        if hasattr(payload, "read") and hasattr(payload, "seek"):
+            payload.seek(0)
+            payload = payload.read()
+        if isinstance(payload, (bytes, bytearray)):
+            payload = bytes(payload).decode("ascii", "surrogateescape")
+        super().set_payload(payload, charset)
+        self.modified = True
+        self.submsg = None
+
+    # -- content
+
+    def get_payload(self, i: Optional[int] = None, decode: bool = False) -> Any:
+        """Return the parts, part ``i``, the text, or with ``decode`` the decoded body as bytes.
+
+        Decoding never fails: of a broken encoding, as much is decoded as mail clients would show.
+        ``decode`` returns None where there are parts.
+        """
+        if i is not None or not isinstance(self._payload, str):
+            return super().get_payload(i, decode)
+        if decode:
+            return _decoded(_mimetree.payload_bytes(self, self._payload), self._encoding())
+        if self._payload.isascii():
+            return self._payload
+        try:
+            data = self._payload.encode("ascii", "surrogateescape")
+        except UnicodeEncodeError:  # text that a filter has set
+            return self._payload
+        charset = _mimenames.known_charset(self.get_content_charset("ascii")) or "ascii"
+        try:
+            return data.decode(charset, "replace")
+        except ValueError:
+            return data.decode("ascii", "replace")
+
+    def getencoding(self) -> Any:
+        """Return the field Content-Transfer-Encoding as it is, None if there is none."""
+        return self.get("content-transfer-encoding")
+
+    def _encoding(self) -> str:
+        """Return the encoding that is meant: in lower case, without comments and parameters."""
+        value = _COMMENT.sub("", str(self.get("content-transfer-encoding", "")))
+        return value.partition(";")[0].strip(" \t\r\n\"'").lower()
+
+    def decode(self, filt: Any) -> Any:
+        """Write the decoded body to a binary file; return `getencoding`."""
+        data = self.get_payload(decode=True)
+        if data:
+            filt.write(data)
+        return self.getencoding()
+
+    def get_payload_decoded(self) -> Any:
+        """Return the decoded body as bytes, None where there are parts."""
+        return self.get_payload(decode=True)
+
+    def get_submsg(self) -> Any:
+        """Return the list of parts of a multipart/* or message/*, None for others."""
+        return self._payload if isinstance(self._payload, list) else None
+
+    # -- output
+
+    def dump(self, file: Any, unixfrom: bool = False) -> None:
+        """Write the message to a binary file, with LF at line ends.
+
+        Parts that were not changed are written as they were read.
+
+        unixfrom: whether the mbox separator line is written first.
+        """
+        MimeGenerator(file).flatten(self, unixfrom)
+
+    def as_bytes(self, unixfrom: bool = False, policy: Any = None) -> bytes:
+        """Return what `dump` writes. ``policy`` is ignored."""
+        out = io.BytesIO()
+        self.dump(out, unixfrom)
+        return out.getvalue()
+
+
+class MimeGenerator(BytesGenerator):
+    """Writes messages to a binary file; see `MimeMessage.dump`."""
+
+    def flatten(self, msg: Message, unixfrom: bool = False, linesep: Optional[str] = None) -> None:
+        """Write a message; one that is no `MimeMessage` is written as the standard library does it."""
+        if not isinstance(msg, MimeMessage):
+            super().flatten(msg, unixfrom, linesep)
+            return
+        write = self._fp.write  # type: ignore[attr-defined]
+        if linesep not in (None, "\n"):
+            end = str(linesep).encode("ascii")
+
+            def write(data: bytes, to: Callable[[bytes], Any] = write) -> Any:
+                return to(data.replace(b"\n", end))
+
+        if unixfrom:
+            line = msg.get_unixfrom() or "From nobody Thu Jan  1 00:00:00 1970"
+            write(line.encode("utf-8", "surrogateescape") + b"\n")
+        _mimetree.write_message(msg, write)
+
+
+def _quoted(value: _mimenames.Value) -> _mimenames.Value:
+    if isinstance(value, str):
+        return f'"{quote(value)}"'
+    return value[0], value[1], f'"{quote(value[2])}"'
+
+
+def _decoded(data: bytes, encoding: str) -> bytes:
+    """Undo a content transfer encoding (RFC 2045 section 6), as far as the data can be made out."""
+    if encoding == "quoted-printable":
+        return decode_quoted_printable(data)
+    if encoding == "base64":
+        try:
+            return a2b_base64(data)
+        except Base64Error:  # cut off in the middle of a group
+            data = _NOT_BASE64.sub(b"", data)
+            data = data[: len(data) - (len(data) % 4 == 1)]
+            return a2b_base64(data + b"=" * (-len(data) % 4))
+    if encoding in _UU_ENCODINGS:
+        return _decoded_uu(data)
+    return data
+
+
+def _decoded_uu(data: bytes) -> bytes:
+    lines = iter(data.split(b"\n"))
+    for line in lines:
+        if line.startswith(b"begin "):
+            break
+    else:
+        return data
+    decoded = []
+    for line in lines:
+        if line.rstrip() in (b"end", b"`", b""):
+            break
+        try:
+            decoded.append(a2b_uu(line))
+        except Base64Error:  # trailing garbage, which some encoders write
+            length = ((line[0] - 32) & 63) * 4 // 3 + 5
+            try:
+                decoded.append(a2b_uu(line[:length]))
+            except Base64Error:
+                break
+    return b"".join(decoded)
+
+
+def message_from_file(fp: BinaryIO) -> MimeMessage:
+    """Read a message from a binary file, from where it stands; no input is refused.
+
+    Lines may end in LF, CR LF or CR.
+
+    Raises TypeError: the file is a text file.
+    """
+    data = fp.read()
+    if not isinstance(data, (bytes, bytearray)):
+        raise TypeError(f"a binary file is needed, this one gives {type(data).__name__}")
+    return _message_from_bytes(bytes(data))
+
+
+def _message_from_bytes(data: bytes) -> MimeMessage:
+    if b"\r" in data:
+        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    limits = _mimetree.TreeLimits(max_depth, max_parts, max_fields)
+    message: MimeMessage = _mimetree.Parser(data, MimeMessage, limits).parse()
+    return message
+
+
+def _zip_names(data: bytes) -> list[str]:
+    limits = _mimezip.ZipLimits(max_zip_members, max_zip_depth, max_zip_size, max_zip_ratio)
+    return _mimezip.zip_names(data, limits)
+
+
+def zipnames(txt: bytes) -> list[tuple[str, str]]:
+    """Return the names in a zip archive as ("zipname", name), those of archives in it in place.
+
+    Raises zipfile.BadZipFile: it is no zip archive, or exceeds the limits.
+    """
+    return [("zipname", name) for name in _zip_names(txt)]
+
+
+def check_ext(name: Optional[str]) -> Optional[str]:
+    """Return the name if it ends in one of `bad_extensions`, and None if not."""
+    if not name:
+        return name
+    lower = name.lower()
+    return name if any(lower.endswith(extension) for extension in bad_extensions) else None
+
+
+def check_name(
+    msg: MimeMessage,
+    savname: Optional[str] = None,
+    ckname: NameCheck = check_ext,
+    scan_zip: bool = False,
+) -> int:
+    """Replace an attachment by a warning if one of its names is bad. Always returns CONTINUE.
+
+    ckname: called with each of the part's names, None included, and then with what else a client may take
+    the name for (without trailing dots, ...); returns what to call the attachment if it is bad.
+    savname: where the original message can be found, for the warning.
+    scan_zip: whether names in zip archives count. What is no zip archive, or exceeds the limits, is bad.
+    """
+    bad = _bad_name(msg, ckname, scan_zip)
+    if bad:
+        _replace(msg, bad, savname)
+    return Milter.CONTINUE
+
+
+def _bad_name(msg: MimeMessage, ckname: NameCheck, scan_zip: bool) -> Any:
+    if msg._source is not None and msg._source.unparsed and not msg.modified:
+        return msg.get_filename() or "(nested too deeply, or too many parts)"
+    names = msg.getnames()
+    corrupt = False
+    if scan_zip:
+        try:
+            names = msg.getnames(scan_zip=True)
+        except BadZipFile:
+            corrupt = True
+    for attribute, value in names:
+        for form in _forms(value):
+            result = ckname(form)
+            if result:
+                return msg.get_filename() if attribute == "zipname" else result
+    return (msg.get_filename() or "zip archive") if corrupt else None
+
+
+def _forms(name: Optional[str]) -> Iterator[Optional[str]]:
+    yield name
+    if name:
+        yield from _mimenames.disguises(name)
+
+
+def _replace(msg: MimeMessage, name: Any, savname: Optional[str]) -> None:
+    """Put a warning in a part's place."""
+    text = virus_msg % (name, socket.gethostname(), savname)
+    data = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    msg.set_payload(data.encode("ascii", "backslashreplace").decode("ascii"))
+    del msg["content-type"]
+    del msg["content-disposition"]
+    del msg["content-transfer-encoding"]
+    msg["Content-Type"] = "text/plain; name=WARNING.TXT"
+
+
+def check_attachments(msg: MimeMessage, check: PartCheck, lev: Any = None) -> Any:
+    """Call ``check`` with each part that has no parts, in their order.
+
+    Returns the first result that is not CONTINUE, which ends it; else CONTINUE. ``lev`` is ignored.
+    """
+    waiting = [iter([msg])]
+    while waiting:
+        part = next(waiting[-1], None)
+        if part is None:
+            waiting.pop()
+        elif part.is_multipart():
+            waiting.append(iter(list(part._payload)))  # type: ignore[arg-type]
+        else:
+            result = check(part)
+            if result != Milter.CONTINUE:
+                return result
+    return Milter.CONTINUE
+
+
+def check_html(msg: MimeMessage, savname: Optional[str] = None) -> int:
+    """Take scripts out of an HTML part. Always returns CONTINUE. ``savname`` is ignored.
+
+    HTML is what says text/html, or is application/octet-stream with a name that ends in ".htm".
+    The text is decoded and encoded again by its declared charset; if that is not possible, by the
+    one that fits, see docs/mime.md.
+    """
+    if not _is_html(msg):
+        return Milter.CONTINUE
+    data = msg.get_payload(decode=True)
+    if not isinstance(data, bytes):
+        return Milter.CONTINUE
+    declared = msg.get_content_charset()
+    text, charset = _mimenames.decode_bytes(data, declared)
+    cleaned = _without_scripts(text)
+    if cleaned is None:
+        return Milter.CONTINUE
+    cleaned = cleaned.replace("\r\n", "\n")
+    try:
+        data = cleaned.encode(charset)
+    except (ValueError, LookupError):
+        data = cleaned.encode("utf-8", "replace")
+        msg.set_param("charset", "utf-8")
+    del msg["content-transfer-encoding"]
+    msg.set_payload(data)
+    encoders.encode_quopri(msg)
+    return Milter.CONTINUE
+
+
+def _is_html(msg: MimeMessage) -> bool:
+    types = []
+    for field in msg.get_all("content-type", []):
+        text = _COMMENT.sub("", str(field)).partition(";")[0]
+        types.append("".join(text.split()).strip("\"'").lower())
+    if any(kind.startswith("text/html") for kind in types):
+        return True
+    return "application/octet-stream" in types and any(
+        form.lower().endswith(".htm") for _, name in msg.getnames() for form in _forms(name) if form
+    )
+
+
+def _without_scripts(html: str) -> Optional[str]:
+    """Return HTML without its scripts, None if there are none.
+
+    What is left is looked at again until nothing is found: the pieces around a script that was
+    taken out may make another one.
+    """
+    changed = False
+    for _ in range(10):
+        out = io.StringIO()
+        scripts = HTMLScriptFilter(out)
+        scripts.feed(html)
+        scripts.close()
+        if not scripts.modified:
+            return html if changed else None
+        changed = True
+        html = out.getvalue()
+    return html.replace("<", "&lt;")
+
+
+class _defang:
+    """The class of `defang`; ``_defang(scan_html=False)`` leaves HTML alone."""
+
+    def __init__(self, scan_html: bool = True) -> None:
+        self.scan_html = scan_html
+
+    def __call__(
+        self,
+        msg: MimeMessage,
+        savname: Optional[str] = None,
+        check: NameCheck = check_ext,
+        scan_rfc822: bool = True,
+        scan_zip: bool = False,
+    ) -> bool:
+        """Replace attachments with bad names by a warning, and take scripts out of HTML.
+
+        savname, check, scan_zip: see `check_name`. scan_rfc822: ignored, attached messages always
+        are looked into.
+
+        Returns whether the message was changed.
+        """
+
+        def check_part(part: MimeMessage) -> int:
+            check_name(part, savname, check, scan_zip)
+            if self.scan_html:
+                check_html(part, savname)
+            return Milter.CONTINUE
+
+        check_attachments(msg, check_part)
+        return msg.ismodified()
+
+
+#: The one that filters call; it keeps no state.
+defang = _defang()
