@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """A complete mail filter, explained for somebody who has never seen one.
 
 What a milter is
@@ -9,9 +8,10 @@ What a milter is
     end of the message, and only there, the filter may also change it: headers, body, recipients.
 
 What this one does
-    It logs every step with the number of the connection, refuses a HELO that is no host name at
-    all, refuses messages by a few rules on their headers, marks what passes in its Subject, and
-    adds a header that says how many recipients and bytes it counted.
+    It logs every step with the number of the connection, refuses messages by a few rules on their
+    headers, and takes the sting out of the rest: an attachment whose name says that it is a program
+    is replaced by a warning, and scripts are cut out of HTML. What it has changed it keeps, as it
+    was, in a file.
 
 How to run it
     python sample.py --socket inet:8893@127.0.0.1
@@ -24,60 +24,50 @@ How to run it
 
     Mind the spelling: Postfix writes HOST:PORT, Sendmail and this program write PORT@HOST.
 
+    The files that it keeps are called *.defang and go to the directory for temporary files, which
+    the environment variable TMPDIR names. Nobody but the filter's own user can read them.
+
 Only what pymilter has, too, is used here, so the file runs unchanged on either library.
 """
 
 import argparse
-import email
-import ipaddress
+import io
 import logging
+import os
 import re
 import tempfile
 
 import Milter
+import mime
 
 LOG = logging.getLogger("sample")
 
-# The header that this filter adds, and the word that it puts before the Subject.
-STAMP = "X-Sample-Milter"
-MARK = "[checked]"
-
-# A host name as HELO should give it: labels of letters, digits, hyphens and (not in the RFC, but
-# in the wild) underscores, with dots between them. One label alone is let through, because
-# programs on this very machine introduce themselves as "localhost".
-LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-HOSTNAME = re.compile(rf"{LABEL}(\.{LABEL})*\.?")
-
 # The rules: the header's name in lower case, what must not be found in its value, and the text
-# that the sender gets to read. They are an example, not advice.
+# that the sender gets to read. They are an example, not advice. Bytes, as the values below are.
 RULES = [
-    ("subject", re.compile(r"^\s*adv[:.]", re.IGNORECASE), "No advertising here"),
-    ("subject", re.compile(r"\$\$\$"), "No get-rich-quick schemes here"),
-    ("x-mailer", re.compile(r"mail bomber", re.IGNORECASE), "That mailer is not welcome"),
-    ("message-id", re.compile(r"^.{0,3}$", re.DOTALL), "That is no Message-ID"),
+    ("subject", re.compile(rb"=\?(big5|iso-2022-jp)", re.IGNORECASE), "We cannot read that"),
+    ("subject", re.compile(rb"adv[:.]", re.IGNORECASE), "No advertising here"),
+    ("subject", re.compile(rb".*\$\$\$", re.DOTALL), "No get-rich-quick schemes here"),
+    ("subject", re.compile(rb".*(XXX|!!!|FREE)", re.DOTALL), "Please do not shout"),
+    ("subject", re.compile(rb".*viagra", re.IGNORECASE | re.DOTALL), "No pills here"),
+    ("message-id", re.compile(rb".{0,3}$", re.DOTALL), "That is no Message-ID"),
+    (
+        "x-mailer",
+        re.compile(rb".*(direct email|calypso|mail bomber)", re.IGNORECASE | re.DOTALL),
+        "That mailer is not welcome",
+    ),
 ]
 
-
-def valid_helo(name):
-    """Tell whether *name* (str) is a host name or an address literal (RFC 5321 section 4.1.3)."""
-    if name.startswith("[") and name.endswith("]"):
-        # "[192.0.2.1]" or "[IPv6:2001:db8::1]"
-        literal = name[1:-1]
-        try:
-            if literal[:5].upper() == "IPV6:":
-                ipaddress.IPv6Address(literal[5:])
-            else:
-                ipaddress.IPv4Address(literal)
-        except ValueError:
-            return False
-        return True
-    return len(name) <= 255 and HOSTNAME.fullmatch(name) is not None
+# How much of a new body is handed over at once. The library would take any size; this much keeps
+# the packets small.
+PIECE = 8192
 
 
 def complaint(name, value):
-    """Return what RULES have against the header *name*: *value* (both str), None for nothing."""
+    """Return what RULES have against the header *name* (str): *value* (bytes), None for nothing."""
     for rule_name, pattern, text in RULES:
-        if name.lower() == rule_name and pattern.search(value):
+        # match() looks from the beginning on.
+        if name.lower() == rule_name and pattern.match(value):
             return text
     return None
 
@@ -87,7 +77,7 @@ class sampleMilter(Milter.Base):
 
     The methods are called in the order of the SMTP dialogue:
 
-        connect, hello, (envfrom, envrcpt..., data, header..., eoh, body..., eom)..., close
+        connect, hello, (envfrom, envrcpt..., header..., eoh, body..., eom)..., close
 
     where the part in brackets may repeat, since a client may send several messages in one session.
     Each returns its verdict: Milter.CONTINUE goes on to the next step, Milter.REJECT refuses for
@@ -96,15 +86,23 @@ class sampleMilter(Milter.Base):
     and throws the message away. Return one of them from every method, on every path.
 
     Leave out the methods that your filter does not need: the mail server is told so, and does not
-    even send those steps.
+    even send those steps. This one leaves out data (the client said DATA) and unknown (it said
+    something that the mail server does not know).
     """
 
     def __init__(self):
         # A number for the log, different for each connection: many are open at the same time, and
         # their lines come mixed.
         self.id = Milter.uniqueID()
-        # What is known of the message in hand. None: there is no message right now.
+        # Who sent the message in hand, and whom the client has logged in as.
+        self.sender = None
+        self.user = None
+        self.auth_type = None
+        # A copy of the message in hand: None if there is no message right now. Then the file that
+        # it lies in, if it does already, and how many bytes of body there were.
         self.copy = None
+        self.path = None
+        self.size = 0
 
     def log(self, *words):
         """Write one line to the log, with the number of this connection before it."""
@@ -120,89 +118,96 @@ class sampleMilter(Milter.Base):
         #     is none.
         # family, hostaddr: as in Python's socket module, (address, port) for IPv4, (address, port,
         #     flow, scope) for IPv6, a path for a local socket, None if unknown.
+        # repr() wherever a text comes from outside: a log line stays one line, whatever is in it.
         self.log("connect from", repr(hostname), "at", hostaddr)
         return Milter.CONTINUE
 
+    @Milter.noreply
     def hello(self, hostname):
         # Called again when the client says HELO or EHLO again.
-        # %r and repr() wherever a text comes from outside: a log line stays one line, whatever
-        # the client sends.
         self.log("helo", repr(hostname))
-        if not valid_helo(hostname):
-            # The text for the client: SMTP code, extended code (RFC 3463), then the words. It is
-            # used when REJECT (for 5xx) or TEMPFAIL (for 4xx) is returned; without it the mail
-            # server has words of its own. A percent sign must be doubled: 100%%.
-            self.setreply("550", "5.7.1", "That is neither a host name nor an address literal")
-            return Milter.REJECT
         return Milter.CONTINUE
 
     # ---- The envelope ----
 
+    # A macro is a fact that the mail server tells beside the step itself. With symlist it is asked
+    # for exactly those that are named, at this step; without, it tells what it usually tells.
+    @Milter.noreply
+    @Milter.symlist("{auth_authen}")
     def envfrom(self, sender, *params):
         # sender: as the client gave it, "<bob@example.com>", and "<>" for a bounce.
         # params: what came after it, "SIZE=1000" for example.
-        #
+        self.log("mail from", repr(sender), *map(repr, params))
         # This begins a message, so forget the last one: all that is known of a message is set here.
-        self.log("mail from", repr(sender), *params)
         self.forget_message()
-        self.recipients = 0
+        self.sender = sender
         self.size = 0
-        self.subjects = []
-        self.forged = 0
-        # A copy to look at in the end; in memory while it is small, then in a file.
-        self.copy = tempfile.SpooledTemporaryFile(max_size=256 * 1024)  # noqa: SIM115 (outlives us)
-        # A macro is a fact that the mail server tells beside the step itself. This one is the name
-        # that the client logged in with; None if it did not, or if the server does not tell.
-        user = self.getsymval("{auth_authen}")
-        if user:
-            self.log("authenticated as", repr(user))
+        # The copy is in memory to begin with. Most messages that are refused are refused for a
+        # header, and need no file.
+        self.copy = io.BytesIO()
+        # The name that the client logged in with; None if it did not.
+        self.user = self.getsymval("{auth_authen}")
+        # And how. But this macro is not named above, so a mail server that goes by the list does
+        # not tell it, and this is None even for a client that did log in. A trap: name them all.
+        self.auth_type = self.getsymval("{auth_type}")
+        if self.user:
+            self.log("authenticated as", repr(self.user), "by", repr(self.auth_type))
         return Milter.CONTINUE
 
     def envrcpt(self, recipient, *params):
-        # Once for each recipient. REJECT would refuse this one recipient, not the message.
-        self.log("rcpt to", repr(recipient), *params)
-        self.recipients += 1
-        return Milter.CONTINUE
-
-    def data(self):
-        # The client said DATA: all recipients are known, the message itself comes now.
-        self.log("data,", self.recipients, "recipients")
+        # Once for each recipient. REJECT would refuse this one recipient, not the message; DISCARD
+        # is always about the message.
+        self.log("rcpt to", repr(recipient), *map(repr, params))
+        if recipient.upper().startswith("<MAILER-DAEMON@"):
+            # An answer to a bounce: nobody reads those.
+            self.log("discarded: sent to a mailer daemon")
+            # From here on, nothing more is heard of this message: no eom, no abort. So this is the
+            # place to forget it.
+            self.forget_message()
+            return Milter.DISCARD
         return Milter.CONTINUE
 
     # ---- The message ----
 
+    # As the library hands it over by default, value would be a str, and bytes that are not UTF-8
+    # lone surrogates in it. Rules about bytes, and a true copy, are easier to write in bytes.
+    @Milter.decode("bytes")
     def header(self, name, value):
         # Once for each header, in the order of the message. A long header comes as one, its lines
-        # joined by a line feed and the blank or tab that the next line began with. Bytes that are
-        # not UTF-8 come as lone surrogates, the way Python treats file names, and go out the same.
-        self.log("header", f"{name}:", repr(value))
+        # joined by a line feed and the blank or tab that the next line began with.
+        if name.lower() in ("subject", "x-mailer"):
+            self.log("header", f"{name}:", repr(value))
         text = complaint(name, value)
         if text is not None:
             self.log("refused:", text)
+            # The text for the client: SMTP code, extended code (RFC 3463), then the words. It is
+            # used when REJECT (for 5xx) or TEMPFAIL (for 4xx) is returned; without it the mail
+            # server has words of its own. A percent sign must be doubled: 100%%.
             self.setreply("554", "5.7.1", text)
-            # From here on, nothing more is heard of this message: no eom, no abort. So this is the
-            # place to forget it.
             self.forget_message()
             return Milter.REJECT
-        if name.lower() == "subject":
-            self.subjects.append(value)
-        if name.lower() == STAMP.lower():
-            # Somebody else's stamp, or a forged one. It goes, but not now: changes are only
-            # possible at the end.
-            self.forged += 1
-        self.keep(f"{name}: {value}\n".encode("utf-8", "surrogateescape"))
+        self.keep(name.encode("utf-8", "surrogateescape") + b": " + value + b"\n")
         return Milter.CONTINUE
 
     def eoh(self):
         # The empty line between the headers and the body.
-        self.log("end of headers")
+        if self.copy is None:
+            # Headers of a message that never began: something is very wrong. Better later than
+            # unfiltered.
+            self.log("end of headers without a sender")
+            return Milter.TEMPFAIL
         self.keep(b"\n")
+        # The body may be large: it goes to a file. If the disk is full, that raises, and so may
+        # each write; what becomes of the message then is said in main().
+        descriptor, self.path = tempfile.mkstemp(suffix=".defang")
+        headers = self.copy.getvalue()
+        self.copy = open(descriptor, "w+b")  # noqa: SIM115 (it outlives this method)
+        self.keep(headers)
         return Milter.CONTINUE
 
     def body(self, chunk):
         # A piece of the body, as bytes, at most 64 KiB of it, cut anywhere, lines ending in CR LF.
         # Not called for a message with an empty body.
-        self.log("body,", len(chunk), "bytes")
         self.size += len(chunk)
         self.keep(chunk)
         return Milter.CONTINUE
@@ -210,27 +215,31 @@ class sampleMilter(Milter.Base):
     def eom(self):
         # End of message: the last chance to refuse it, and the only one to change it.
         # The mail server's own number for the message helps to find it in the server's log.
-        self.log("end of message, queue id", self.getsymval("i"))
+        self.log("end of message,", self.size, "bytes, queue id", self.getsymval("i"))
+        if self.copy is None:
+            return Milter.ACCEPT
         self.copy.seek(0)
-        message = email.message_from_bytes(self.copy.read())
-        parts = sum(1 for part in message.walk() if not part.is_multipart())
-        self.log(self.recipients, "recipients,", self.size, "bytes,", parts, "parts")
+        message = mime.message_from_file(self.copy)
+        # What is done to a part stays in the body, and the body is sent anew. But the message
+        # itself may be the bad attachment; then its headers change, and those need to be told.
+        message.headerchange = self.change_header
+        if not mime.defang(message, self.path):
+            self.log("nothing to object to")
+            self.forget_message()
+            return Milter.ACCEPT
 
-        # Delete the stamps that came with the message. Headers of one name are numbered from 1; an
-        # empty value deletes. From the last to the first, because some servers number the rest
-        # anew after each.
-        for number in range(self.forged, 0, -1):
-            self.chgheader(STAMP, number, "")
-
-        # Mark the subject. (A change to a signed header breaks a DKIM signature: a filter for
-        # real use would rather not.)
-        if self.subjects and not self.subjects[0].startswith(MARK):
-            self.chgheader("Subject", 1, f"{MARK} {self.subjects[0]}")
-
-        # Add ours.
-        self.addheader(STAMP, f"connection {self.id}, {self.recipients} rcpt, {self.size} bytes")
+        self.log("defanged; the original is in", self.path)
+        # All after the headers, with the line ends that mail has.
+        text = message.as_bytes().replace(b"\r\n", b"\n").partition(b"\n\n")[2]
+        text = text.replace(b"\n", b"\r\n")
+        # The first piece replaces the body, the others continue it. No other change in between:
+        # that would confuse the mail server.
+        for start in range(0, len(text), PIECE):
+            self.replacebody(text[start : start + PIECE])
+        # The file stays.
+        self.path = None
         self.forget_message()
-        return Milter.CONTINUE
+        return Milter.ACCEPT
 
     # ---- The end ----
 
@@ -238,7 +247,7 @@ class sampleMilter(Milter.Base):
         # The message in hand will not be finished: the client said RSET, or hung up, or another
         # filter refused it. The connection may go on with another message, so clean up what belongs
         # to the message, and only that. The return value does not matter here, nor in close.
-        self.log("abort")
+        self.log("abort after", self.size, "bytes")
         self.forget_message()
         return Milter.CONTINUE
 
@@ -251,16 +260,29 @@ class sampleMilter(Milter.Base):
 
     # ---- Ours, not the library's ----
 
+    def change_header(self, message, name, value):
+        """Do to the message on its way what was done to *message*; *value* None: was deleted."""
+        if value is not None:
+            self.addheader(name, value)
+            return
+        # Headers of one name are numbered from 1; an empty value deletes. From the last to the
+        # first, because some mail servers number the rest anew after each.
+        for number in range(len(message.get_all(name, [])), 0, -1):
+            self.chgheader(name, number, "")
+
     def keep(self, data):
         """Append *data* (bytes) to the copy of the message in hand."""
         if self.copy is not None:
             self.copy.write(data)
 
     def forget_message(self):
-        """Drop the copy, if there is one: after it, there is no message in hand."""
+        """Drop the copy and its file, if there are any: after it, there is no message in hand."""
         if self.copy is not None:
             self.copy.close()
             self.copy = None
+        if self.path is not None:
+            os.remove(self.path)
+            self.path = None
 
 
 def main(argv=None):
@@ -286,7 +308,7 @@ def main(argv=None):
     # What makes the object for each new connection.
     Milter.factory = sampleMilter
     # What the filter may want to do to a message: the mail server is told at the beginning.
-    Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS)
+    Milter.set_flags(Milter.CHGBODY | Milter.CHGHDRS | Milter.ADDHDRS)
     # What becomes of the message if a method above raises: try again later. It is the default.
     Milter.set_exception_policy(Milter.TEMPFAIL)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import email
 import functools
 import ipaddress
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -351,29 +353,64 @@ def test_progress_keeps_an_impatient_mta_waiting(place: Place) -> None:
 # -- the example filter ----------------------------------------------------------------------------
 
 
+MIXED = "\n".join(
+    (
+        "--xx",
+        "Content-Type: text/plain",
+        "",
+        "..See the attachment.",
+        "--xx",
+        'Content-Type: application/octet-stream; name="plan.exe"',
+        "",
+        "not a program",
+        "--xx--",
+        "",
+    )
+)
+
+
 @pytest.mark.parametrize("solo", places("solo-unix", "solo-inet"), indirect=True)
-def test_the_example_filter(solo: Place) -> None:
-    """sample.py runs behind a real MTA: it stamps a message, refuses another, and stops."""
+def test_the_example_filter(solo: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sample.py behind a real MTA: it lets pass, refuses, replaces an attachment, and stops."""
     if not on_our_engine():
         pytest.skip("not here: the example is tested with the library that it comes with")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # where it keeps originals
     solo.filter.start(command=[filter_python(), ROOT / "sample.py", "--socket", solo.filter.spec])
-    transcript = solo.play()
-    assert transcript.replies["content"][:3] == "250"
-    stored = solo.mta.stored(transcript.replies["content"])
+    stored = solo.mta.stored(solo.play().replies["content"])
     assert stored is not None
-    assert stored.values("Subject") == ["[checked] An ordinary message"]
-    assert len(stored.values("X-Sample-Milter")) == 1
-    assert "2 rcpt" in stored.values("X-Sample-Milter")[0]
     assert stored.body == BODY.encode()
+    assert list(tmp_path.glob("*.defang")) == []
     solo.begin()
     headers = [("Subject", "ADV: buy now"), *HEADERS]
     transcript = solo.play(content=render(solo.token, headers))
     assert transcript.replies["content"].startswith("554 5.7.1 ")
     assert not solo.mta.holds(solo.token)
-    transcript = solo.play((GREETING, Say("ehlo", "EHLO -not-a-name-.example"), *message(), QUIT))
-    refused = [reply for reply in transcript.replies.values() if reply.startswith("550 5.7.1 ")]
-    assert refused, transcript.replies
+    # An attachment in the message, and one that is the message.
+    solo.begin()
+    mixed = ("Content-Type", 'multipart/mixed; boundary="xx"')
+    stored = solo.mta.stored(
+        solo.play(content=render(solo.token, [*HEADERS, mixed], MIXED)).replies["content"]
+    )
+    assert stored is not None
+    assert stored.values("Content-Type") == [mixed[1]]
+    good, warning = email.message_from_bytes(
+        f"{mixed[0]}: {mixed[1]}\n\n".encode() + stored.body
+    ).get_payload()
+    assert good.get_payload() == "..See the attachment."
+    assert warning.get_content_type() == "text/plain"
+    assert "plan.exe" in warning.get_payload()
+    solo.begin()
+    headers = [*HEADERS, ("Content-Type", 'application/octet-stream; name="plan.exe"')]
+    stored = solo.mta.stored(
+        solo.play(content=render(solo.token, headers, "not a program\n")).replies["content"]
+    )
+    assert stored is not None
+    (content_type,) = stored.values("Content-Type")
+    assert content_type.startswith("text/plain")
+    assert b"plan.exe" in stored.body
+    assert b"not a program" not in stored.body
     solo.filter.stop()
+    assert len(list(tmp_path.glob("*.defang"))) == 2
 
 
 # -- the socket ------------------------------------------------------------------------------------
