@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import mailbox
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,21 @@ from .conftest import Place
 from .filters import filter_python, on_our_engine
 from .mta import ROOT, Stored
 from .smtp import BODY, EHLO, GREETING, ONE, QUIT, SENDER, TWO, Say, Transcript, message_steps
+
+
+def _support() -> Any:
+    """Import what the unit tests of the examples share."""
+    spec = importlib.util.spec_from_file_location(
+        "examples_support", ROOT / "tests" / "unit" / "examples_support.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+support = _support()
 
 pytestmark = [
     pytest.mark.integration,
@@ -104,6 +121,51 @@ def test_rewrite_rcpt(solo: Place, tmp_path: Path) -> None:
     stored = delivered(solo, solo.play(to("<one@dest.example>", "<two@dest.example>")))
     assert ["added@dest.example", "one@dest.example", "two@dest.example"] == stored.recipients
     solo.filter.stop()
+
+
+def test_auth_results(solo: Place) -> None:
+    """auth_results.py: a signature that comes through Postfix is good; forged headers go."""
+    pytest.importorskip("dkim", reason='no dkimpy: pip install "pymilter-cffi[examples]"')
+    pytest.importorskip("spf", reason='no pyspf: pip install "pymilter-cffi[examples]"')
+    server = support.Nameserver(
+        {
+            ("test._domainkey.football.example.com", "TXT"): [
+                (support.KEY[:200], support.KEY[200:])
+            ],
+            ("client.example", "TXT"): [(b"v=spf1 ip4:127.0.0.0/8 ip6:::1 -all",)],
+            ("forger.example", "TXT"): [(b"v=spf1 -all",)],
+        }
+    )
+    try:
+        start(
+            solo, "auth_results",
+            "--authserv-id", "mail.example.org", "--nameserver", f"127.0.0.1@{server.port}",
+        )  # fmt: skip
+        stored = delivered(solo, solo.play(content=support.SIGNED))
+        assert [
+            "mail.example.org;\n\tspf=pass smtp.mailfrom=sender@client.example;\n"
+            "\tdkim=pass header.d=football.example.com header.s=test"
+        ] == stored.values("Authentication-Results")
+        # On top, above what Postfix itself has added.
+        assert "Authentication-Results" == stored.headers[0][0]
+        assert support.SIGNED.partition(b"\n\n")[2] == stored.body
+        forged = b"authentication-results: mail.example.org; dkim=pass header.d=bank.example\n"
+        other = b"Authentication-Results: other.example; none\n"
+        stored = delivered(
+            solo,
+            solo.play(
+                to(f"<{ONE}>", sender="a@forger.example"),
+                content=forged + other + forged + support.SIGNED.replace(b"hungry", b"thirsty"),
+            ),
+        )
+        assert [
+            "mail.example.org;\n\tspf=fail smtp.mailfrom=a@forger.example;\n"
+            "\tdkim=fail header.d=football.example.com header.s=test",
+            "other.example; none",
+        ] == stored.values("Authentication-Results")
+        solo.filter.stop()
+    finally:
+        server.stop()
 
 
 def test_archive(solo: Place, tmp_path: Path) -> None:

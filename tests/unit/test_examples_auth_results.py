@@ -6,13 +6,11 @@ The zone is a table; the signed message and its key are those of RFC 8463, appen
 from __future__ import annotations
 
 import base64
-import socket
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from examples_support import Program, load, message
+from examples_support import DOWN, KEY, SIGNED, Nameserver, Program, load, message
 
 from Milter import mta
 from Milter.mta import DeleteHeader, InsertHeader
@@ -24,36 +22,8 @@ rsa = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.rsa")
 
 auth_results = load("auth_results")
 
-SIGNED = b"""\
-DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/relaxed;
- d=football.example.com; i=@football.example.com;
- q=dns/txt; s=test; t=1528637909; h=from : to : subject :
- date : message-id : from : subject : date;
- bh=2jUSOH9NhtVGCQWNr9BrIAPreKQjO6Sn7XIkfJVOzv8=;
- b=F45dVWDfMbQDGHJFlXUNB2HKfbCeLRyhDXgFpEL8GwpsRe0IeIixNTe3
- DhCVlUrSjV4BwcVcOF6+FF3Zo9Rpo1tFOeS9mPYQTnGdaSGsgeefOsk2Jz
- dA+L10TeYt9BgDfQNZtKdN1WO//KgIqXP7OdEFE4LjFYNcUxZQ4FADY+8=
-From: Joe SixPack <joe@football.example.com>
-To: Suzie Q <suzie@shopping.example.net>
-Subject: Is dinner ready?
-Date: Fri, 11 Jul 2003 21:00:37 -0700 (PDT)
-Message-ID: <20030712040037.46341.5F8J@football.example.com>
-
-Hi.
-
-We lost the game.  Are you hungry yet?
-
-Joe.
-"""
-RFC_KEY = (
-    b"v=DKIM1; k=rsa; p=MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDkHlOQoBTzWRiGs5V6NpP3idY6Wk08a5qhdR"
-    b"6wy5bdOKb2jLQiY/J16JYi0Qvx/byYzCNb3W91y3FutACDfzwQ/BC/e/8uBsCR+yz1Lxj+PL6lHvqMKrM3rG4hstT5Qj"
-    b"vHO9PzoxZyVYLzBfO2EeC3Ip3G+2kryOTIKT+l/K4w3QIDAQAB"
-)
-#: What the DNS must not be able to tell right now.
-DOWN = "down"
 ZONE: dict[tuple[str, str], Any] = {
-    ("test._domainkey.football.example.com", "TXT"): [(RFC_KEY[:200], RFC_KEY[200:])],
+    ("test._domainkey.football.example.com", "TXT"): [(KEY[:200], KEY[200:])],
     ("away._domainkey.example.com", "TXT"): DOWN,
     ("example.com", "TXT"): [
         (b"unrelated",),
@@ -208,54 +178,6 @@ def test_who_claims_it(text: str, claimed: str | None) -> None:
 # -- over the wire ---------------------------------------------------------------------------------
 
 
-class Nameserver:
-    """A name server for the zone above, on UDP port `port` of the loopback interface."""
-
-    def __init__(self) -> None:
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind(("127.0.0.1", 0))
-        self.port = self.socket.getsockname()[1]
-        self.thread = threading.Thread(target=self.serve)
-        self.thread.start()
-
-    def serve(self) -> None:
-        """Answer until an empty datagram comes."""
-        import dns.message
-        import dns.rcode
-        import dns.rdatatype
-        import dns.rrset
-
-        while True:
-            data, client = self.socket.recvfrom(4096)
-            if not data:
-                return
-            query = dns.message.from_wire(data)
-            question = query.question[0]
-            rrtype = dns.rdatatype.to_text(question.rdtype)
-            name = question.name.to_text(True).lower()
-            found = ZONE.get((name, rrtype), [])
-            response = dns.message.make_response(query)
-            if found is DOWN:
-                response.set_rcode(dns.rcode.SERVFAIL)
-            elif found:
-                texts = [
-                    " ".join(f'"{part.decode()}"' for part in each) if rrtype == "TXT"
-                    else "{} {}.".format(*each) if rrtype == "MX" else each
-                    for each in found
-                ]  # fmt: skip
-                response.answer.append(dns.rrset.from_text(question.name, 60, "IN", rrtype, *texts))
-            elif not any(known == name for known, _ in ZONE):
-                response.set_rcode(dns.rcode.NXDOMAIN)
-            self.socket.sendto(response.to_wire(), client)
-
-    def stop(self) -> None:
-        """End it."""
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-            sender.sendto(b"", ("127.0.0.1", self.port))
-        self.thread.join()
-        self.socket.close()
-
-
 @pytest.fixture(scope="module")
 def key() -> Iterator[bytes]:
     """A private key in PEM, whose public half is in the zone, for example.com, selector s."""
@@ -276,7 +198,7 @@ def key() -> Iterator[bytes]:
 @pytest.fixture(scope="module")
 def program(waiting: str, key: bytes) -> Iterator[Program]:
     """The program, asking a name server of the test."""
-    server = Nameserver()
+    server = Nameserver(ZONE)
     program = Program(
         "auth_results",
         "--authserv-id", "mx.example.org", "--nameserver", f"127.0.0.1@{server.port}",
