@@ -1,13 +1,13 @@
-"""pymilter's module ``mime``: messages that know what was changed, and the removal of dangerous parts.
+"""pymilter's module ``mime``: messages that know what was changed, and how to make them harmless.
 
     msg = mime.message_from_file(fp)
     if mime.defang(msg, saved_as):
         msg.dump(out)
 
-`message_from_file` makes a tree of `MimeMessage`, on top of the standard library's ``email.message.Message``.
-`defang` replaces attachments whose name ends in one of `bad_extensions` by a warning, and takes scripts out of
-HTML. What nobody changed is dumped as it was read. See docs/mime.md for the choices made and for the limits;
-the source is API spec section 4.
+`message_from_file` makes a tree of `MimeMessage`, on top of the standard library's
+``email.message.Message``. `defang` replaces attachments whose name ends in one of
+`bad_extensions` by a warning, and takes scripts out of HTML. What nobody changed is dumped as it
+was read. The choices made and the limits are in docs/mime.md; the source is API spec section 4.
 
 All functions may be called from several threads at once, each with messages of its own.
 """
@@ -63,14 +63,14 @@ extlist = (
 )
 bad_extensions = ["." + extension for extension in extlist.split(",")]
 
-#: What takes the place of an attachment: its name, this host's name, the name of the saved message.
+#: What takes an attachment's place: its name, the host's name, the saved message's name.
 virus_msg = """This message appeared to contain a virus.
 It was originally named '%s', and has been removed.
 A copy of your original message was saved as '%s:%s'.
 See your administrator.
 """
 
-# Limits. What exceeds them cannot be looked into, and is answered like an attachment with a bad name.
+# Limits. What exceeds them cannot be looked into, and is answered like a bad attachment.
 #: Containers (multipart/*, message/*) within each other.
 max_depth = 100
 #: Parts of a message.
@@ -105,6 +105,9 @@ class MimeMessage(Message):
     submsg: always None; the parts of a container are its payload.
     """
 
+    _payload: Any
+    _headers: list[tuple[str, Any]]
+
     def __init__(self, fp: Any = None, seekable: int = 1) -> None:
         """Make an empty message. The arguments are ignored."""
         super().__init__()
@@ -118,7 +121,7 @@ class MimeMessage(Message):
     def get_params(
         self, failobj: Any = None, header: str = "content-type", unquote: bool = True
     ) -> Any:
-        """Return the parameters of a field as (name, value); see `email.message.Message.get_params`."""
+        """Return a field's parameters as (name, value), first the type and ""."""
         value = self.get(header)
         if value is None:
             return failobj
@@ -154,7 +157,7 @@ class MimeMessage(Message):
         return self.get_param("name")
 
     def get_filename(self, failobj: Any = None) -> Any:
-        """Return the file name of Content-Disposition, or else the name of Content-Type, as text."""
+        """Return the file name of Content-Disposition, or else the name of Content-Type."""
         missing = object()
         value = self.get_param("filename", missing, "content-disposition")
         if value is missing:
@@ -184,9 +187,9 @@ class MimeMessage(Message):
     def getnames(self, scan_zip: bool = False) -> list[tuple[str, Optional[str]]]:
         """Return all names that a part goes by, as (attribute, value).
 
-        First the type and every parameter of Content-Type, then ``("filename", get_filename())``. Names that
-        only show on a second look follow: in further Content-Type and Content-Disposition fields,
-        and with RFC 2047 words decoded.
+        First the type and every parameter of Content-Type, then ``("filename", get_filename())``.
+        Names that only show on a second look follow: in further Content-Type and
+        Content-Disposition fields, and with RFC 2047 words decoded.
 
         scan_zip: whether a zip archive's members are named, too, as ("zipname", value).
 
@@ -212,6 +215,7 @@ class MimeMessage(Message):
 
     def _add_zip_names(self, names: list[tuple[str, Optional[str]]]) -> None:
         members: Optional[list[tuple[str, Optional[str]]]] = None
+        archives = 0
         for _, value in list(names):
             if value and any(map(_mimezip.is_zip_name, [value, *_mimenames.disguises(value)])):
                 if members is None:
@@ -220,6 +224,9 @@ class MimeMessage(Message):
                         return
                     members = [("zipname", name) for name in _zip_names(data)]
                 names.extend(members)
+                archives += 1
+                if archives == 4:  # the same members over and over tell nothing new
+                    return
 
     def getheaders(self, name: str, failobj: Any = None) -> Any:
         """Return the values of all fields of a name; ``failobj`` if there is none."""
@@ -290,7 +297,7 @@ class MimeMessage(Message):
         ``decode`` returns None where there are parts.
         """
         if i is not None or not isinstance(self._payload, str):
-            return super().get_payload(i, decode)
+            return super().get_payload(i, decode)  # type: ignore[call-overload]
         if decode:
             return _decoded(_mimetree.payload_bytes(self, self._payload), self._encoding())
         if self._payload.isascii():
@@ -351,7 +358,7 @@ class MimeGenerator(BytesGenerator):
     """Writes messages to a binary file; see `MimeMessage.dump`."""
 
     def flatten(self, msg: Message, unixfrom: bool = False, linesep: Optional[str] = None) -> None:
-        """Write a message; one that is no `MimeMessage` is written as the standard library does it."""
+        """Write a message; see `MimeMessage.dump`."""
         if not isinstance(msg, MimeMessage):
             super().flatten(msg, unixfrom, linesep)
             return
@@ -462,10 +469,11 @@ def check_name(
 ) -> int:
     """Replace an attachment by a warning if one of its names is bad. Always returns CONTINUE.
 
-    ckname: called with each of the part's names, None included, and then with what else a client may take
-    the name for (without trailing dots, ...); returns what to call the attachment if it is bad.
+    ckname: called with each of the part's names, None included, and then with what else a client
+    may take the name for (without trailing dots, ...); returns what to call a bad attachment.
     savname: where the original message can be found, for the warning.
-    scan_zip: whether names in zip archives count. What is no zip archive, or exceeds the limits, is bad.
+    scan_zip: whether names in zip archives count. What is no zip archive, or exceeds the limits,
+    is bad.
     """
     bad = _bad_name(msg, ckname, scan_zip)
     if bad:
@@ -519,7 +527,7 @@ def check_attachments(msg: MimeMessage, check: PartCheck, lev: Any = None) -> An
         if part is None:
             waiting.pop()
         elif part.is_multipart():
-            waiting.append(iter(list(part._payload)))  # type: ignore[arg-type]
+            waiting.append(iter(list(part._payload)))
         else:
             result = check(part)
             if result != Milter.CONTINUE:

@@ -1,8 +1,8 @@
 """Filters that copy HTML and leave scripts out.
 
-Owns what is a script, and where mail programs see markup that SGML does not: what browsers do with comments,
-declarations and short tags that are not well formed, as far as a script could hide there. It knows
-no messages and no charsets.
+Owns what is a script, and where mail programs see markup that SGML does not: what browsers do with
+comments, declarations and short tags that are not well formed, as far as a script could hide there.
+It knows no messages and no charsets.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from Milter.sgmllib import Attributes, SGMLParser
 
-#: A comment as browsers see it: `<!-->` and `<!--->` are complete, `--!>` ends one, too. SGML allows
-#: blanks in `-- >`, which browsers do not; to end a comment early can only find more scripts.
+#: A comment as browsers see it: `<!-->` and `<!--->` are complete, `--!>` ends one, too. SGML also
+#: allows blanks in `-- >`; to end a comment early can only find more scripts.
 _COMMENT = re.compile(r"<!--(?:-?>|(.*?)--(!|\s*)>)", re.DOTALL)
 
 
@@ -27,8 +27,8 @@ class Writer(Protocol):
 class SGMLFilter(SGMLParser):
     """Copy HTML to ``out.write`` (API spec 4.3).
 
-    Not byte by byte: end tags are lower-cased, references gain a missing semicolon, processing instructions are
-    dropped. Other declarations are kept, whatever is in them.
+    Not byte by byte: end tags are lower-cased, references gain a missing semicolon, processing
+    instructions are dropped. Declarations are kept, whatever is in them.
     """
 
     # A start tag such as "<br/>" is not the beginning of a short tag that runs up to the next slash
@@ -46,7 +46,7 @@ class SGMLFilter(SGMLParser):
         self.feed(buf)
 
     def parse_declaration(self, i: int) -> int:
-        """Copy a declaration, which ends at the first ``>``, except for a comment, as in browsers."""
+        """Copy a declaration, which ends at the first ``>`` unless it is a comment."""
         if self.rawdata.startswith("<!--", i):
             return self.parse_comment(i)
         j = self.rawdata.find(">", i)
@@ -98,8 +98,8 @@ class SGMLFilter(SGMLParser):
 class HTMLScriptFilter(SGMLFilter):
     """Copy HTML, with a comment in place of every script element (API spec 4.3).
 
-    The text of a script is dropped, tags and references inside are not: a script that is not closed would
-    otherwise take the rest of the message with it. `modified` tells whether there was any.
+    The text of a script is dropped, tags and references inside are not: a script that is not closed
+    would otherwise take all markup behind it along. `modified` tells whether there was any.
     """
 
     def __init__(self, out: Writer) -> None:

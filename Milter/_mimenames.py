@@ -1,7 +1,7 @@
 """Parameters of MIME header fields, and what a file name in one may stand for.
 
-Owns RFC 2231 and RFC 2047 as far as names need them. All of it is bounded by the input's length, and
-nothing here raises on any input. It knows no messages.
+Owns RFC 2231 and RFC 2047 as far as names need them. All of it takes time in proportion to the
+input, and nothing raises on any input. It knows no messages.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def known_charset(charset: str) -> Optional[str]:
 def decode_bytes(data: bytes, charset: Optional[str]) -> tuple[str, str]:
     """Decode by the declared charset, else as UTF-8, else as Latin-1, which takes anything.
 
-    Returns the text and the charset that fitted; encoding with it gives the same bytes in the last two cases.
+    Returns the text and the charset that fitted; in the last two cases, encoding with it gives the
+    same bytes.
     """
     for candidate in (charset and known_charset(charset), "utf-8"):
         if candidate:
@@ -98,7 +99,7 @@ def unquote(text: str) -> str:
 
 
 def parameters(value: str) -> list[tuple[str, Value]]:
-    """Parse a header field's value: its first word as ``(word, "")``, then the parameters, unquoted.
+    """Parse a field's value: its first word as ``(word, "")``, then the parameters, unquoted.
 
     Names are in lower case. RFC 2231 continuations are joined, in the order of their numbers, and
     come last, as in the standard library.
@@ -153,7 +154,7 @@ def value_text(value: Value) -> str:
 
 
 def decode_words(text: str) -> str:
-    """Decode RFC 2047 encoded words, wherever they stand, also within quotes; keep what is broken."""
+    """Decode RFC 2047 encoded words, also within quotes or other text; keep what is broken."""
     if "=?" not in text:
         return text
     return _ENCODED_WORD.sub(_decode_word, _BETWEEN_WORDS.sub(r"\1", text))
@@ -178,10 +179,10 @@ def _decode_word(match: re.Match[str]) -> str:
 def disguises(name: str) -> list[str]:
     """Return what else a mail client or an operating system may take a name for; plainest last.
 
-    Encoded words are decoded, percent-encoding too, folded lines joined; control and invisible characters
-    (NUL, direction marks, zero-width blanks) taken out, look-alikes of ASCII characters replaced,
-    a trailing comment, trailing dots and blanks, quotes and slashes dropped. What follows a NUL,
-    or the colon of an alternate data stream, is dropped as well.
+    Encoded words are decoded, percent-encoding too, folded lines joined; control and invisible
+    characters (NUL, direction marks, zero-width blanks) taken out, look-alikes of ASCII characters
+    replaced, a trailing comment, trailing dots and blanks, quotes and slashes dropped. What follows
+    a NUL, or the colon of an alternate data stream, is dropped as well.
 
     Only names that differ from ``name`` are returned.
     """

@@ -1,7 +1,7 @@
 """Messages from bytes and back: the tree of parts, with the bytes that each was made from.
 
-Owns where header, parts and delimiters begin and end (RFC 5322, 2045, 2046), and that what nobody changed is
-written as it was read. It knows nothing of names, charsets and encodings.
+Owns where header, parts and delimiters begin and end (RFC 5322, 2045, 2046), and that what nobody
+changed is written as it was read. It knows nothing of names, charsets and encodings.
 
 Why not the standard library's parser: it takes a recursion per level and quadratic time for nested
 parts, and keeps no bytes, so that a message does not come out as it went in.
@@ -257,7 +257,7 @@ class Parser:
     def advance(
         self, position: int, text_start: int, found: Optional[tuple[int, int, int, bool]] = None
     ) -> tuple[int, Any]:
-        """Go over delimiters, and text that belongs to no part, to the beginning of the next part."""
+        """Go over delimiters, and text that belongs to no part, to where the next part begins."""
         while True:
             if found is None:
                 found = self.find_delimiter(position)
@@ -406,7 +406,7 @@ def write_message(node: Any, write: Callable[[bytes], Any]) -> None:
             write_part(piece, write)
             following = source.pieces[index + 1 : index + 2]
             if following and not unchanged(piece):
-                # The newline before a delimiter belongs to it, unless the part had ended with a line.
+                # The newline before a delimiter belongs to it, but an empty part has none.
                 start = following[0][0] if isinstance(following[0], tuple) else 0
                 if not source.data.startswith(b"\n", start):
                     write(b"\n")

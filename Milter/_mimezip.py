@@ -1,7 +1,7 @@
 """The names in a zip archive, those of archives in it included, within limits.
 
-Owns the reading of the central directory and of stored and deflated members. It reads no further than
-it must, never trusts a size that the archive declares, and raises nothing but `zipfile.BadZipFile`.
+Owns the reading of the central directory and of stored and deflated members. It reads no further
+than it must, trusts no size that the archive declares, and raises nothing but `zipfile.BadZipFile`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _STORED, _DEFLATED = 0, 8
 class ZipLimits:
     """How far an archive is looked into.
 
-    members: names in all; depth: archives in archives; size: unpacked bytes in all, which is what an archive
-    costs in time and memory; ratio: the same, as a multiple of the archive's own size.
+    members: names in all; depth: archives in archives; size: unpacked bytes in all, which is what
+    an archive costs in time and memory; ratio: the same, as a multiple of the archive's own size.
     """
 
     def __init__(self, members: int, depth: int, size: int, ratio: int) -> None:
@@ -52,7 +52,7 @@ class _Budget:
 
 
 def zip_names(data: bytes, limits: ZipLimits) -> list[str]:
-    """Return the names of all members; those of an archive in the archive come right behind its name.
+    """Return the names of all members; those of an archive in it come right behind its name.
 
     Raises zipfile.BadZipFile: it is no zip archive, or it cannot be read as far as is needed (an
     archive in it is encrypted, or packed in a way other than stored or deflated), or it exceeds the
@@ -148,7 +148,7 @@ def _wide(extra: bytes, packed: int, offset: int) -> tuple[int, int]:
         if kind == 1:
             values = extra[position + 4 : position + 4 + size]
             numbers = list(struct.unpack(f"<{len(values) // 8}Q", values[: len(values) // 8 * 8]))
-            # The unpacked size comes first, if it did not fit either; what there is counts from the end.
+            # The unpacked size comes first if it did not fit either, so count from the end.
             if offset == 0xFFFFFFFF and numbers:
                 offset = numbers.pop()
             if packed == 0xFFFFFFFF and numbers:
