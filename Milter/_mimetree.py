@@ -205,6 +205,8 @@ class Parser:
                     return position, self.child()
         found = self.find_delimiter(position)
         end = found[0] if found else len(self.data)
+        if not found and self.delimiters and self.data.endswith(b"\n", position):
+            end -= 1  # the newline that would belong to the missing close delimiter
         self.finish_leaf(node, position, end)
         return self.advance(end, end, found)
 
@@ -330,7 +332,7 @@ class Parser:
             text = self.data[last[0] : last[1]]
             if isinstance(previous, tuple):
                 node.epilogue = _text(text)
-            elif text.endswith(b"\n"):
+            elif text.startswith((b"--", b"\n--")) and text.endswith(b"\n"):
                 node.epilogue = ""
         source.around = (node.preamble, node.epilogue)
 
