@@ -42,6 +42,7 @@ class Greylister(Milter.Base):
 
     # The list, the same for all connections: it may be used from any thread.
     store = None
+    delay = 10
     exempt = ["127.0.0.0/8", "::1"]
     # What becomes of a recipient while the list cannot be reached. Greylisting is no gate that must
     # not be left open: mail goes on. With TEMPFAIL everybody is greylisted until the list is back.
@@ -84,7 +85,7 @@ class Greylister(Milter.Base):
         if count:
             return Milter.CONTINUE
         # 4.7.1: for reasons of policy, and not for good.
-        self.setreply("451", "4.7.1", "Greylisted, please come again in ten minutes")
+        self.setreply("451", "4.7.1", f"Greylisted, please come again in {self.delay} minutes")
         return Milter.TEMPFAIL
 
 
@@ -94,6 +95,7 @@ def main(argv=None):
     parser.add_argument("--socket", default="inet:8899@127.0.0.1", help="where to listen")
     parser.add_argument("--timeout", type=int, default=600, help="seconds to wait for the server")
     parser.add_argument("--store", required=True, metavar="URL", help="where the list is kept")
+    parser.add_argument("--delay", type=int, default=10, metavar="MINUTES", help="default: 10")
     parser.add_argument("--clean", action="store_true", help="delete old entries, and end")
     parser.add_argument(
         "--exempt", action="append", metavar="NETWORK",
@@ -105,12 +107,16 @@ def main(argv=None):
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
-    store = greylist.open(options.store)
+    try:
+        store = greylist.open(options.store, grey_time=options.delay)
+    except (greylist.StoreError, ValueError) as error:
+        parser.error(str(error))
     try:
         if options.clean:
             LOG.info("%d entries deleted", store.clean())
             return 0
         Greylister.store = store
+        Greylister.delay = options.delay
         if options.exempt:
             Greylister.exempt = options.exempt
         if options.strict:

@@ -123,6 +123,28 @@ def test_rewrite_rcpt(solo: Place, tmp_path: Path) -> None:
     solo.filter.stop()
 
 
+def test_greylister(solo: Place, tmp_path: Path) -> None:
+    """greylister.py: each recipient is put off until the sender comes again."""
+    from Milter import greylist
+
+    url = f"sqlite:///{tmp_path}/grey.db"
+    start(solo, "greylister", "--store", url, "--exempt", "192.0.2.0/24")
+    transcript = solo.play(to(f"<{ONE}>", f"<{TWO}>"))
+    for label in ("rcpt1", "rcpt2"):
+        reply = transcript.replies[label]
+        # Postfix puts the address before a text of a recipient's.
+        assert reply.startswith("451 4.7.1 "), reply
+        assert reply.endswith("Greylisted, please come again in 10 minutes")
+    # One who was put off twelve minutes ago, for one of the two.
+    with greylist.open(url) as store:
+        store.check("127.0.0.0", "again@client.example", ONE, timeinc=-720)
+    solo.begin()
+    transcript = solo.play(to(f"<{ONE}>", f"<{TWO}>", sender="again@client.example"))
+    assert transcript.replies["rcpt2"].startswith("451 4.7.1 ")
+    assert [ONE] == delivered(solo, transcript).recipients
+    solo.filter.stop()
+
+
 def test_auth_results(solo: Place) -> None:
     """auth_results.py: a signature that comes through Postfix is good; forged headers go."""
     pytest.importorskip("dkim", reason='no dkimpy: pip install "pymilter-cffi[examples]"')
