@@ -229,9 +229,8 @@ class sampleMilter(Milter.Base):
             return Milter.ACCEPT
 
         self.log("defanged; the original is in", self.path)
-        # All after the headers, with the line ends that mail has.
-        text = message.as_bytes().replace(b"\r\n", b"\n").partition(b"\n\n")[2]
-        text = text.replace(b"\n", b"\r\n")
+        # All after the headers. The module writes line feeds, and mail servers want CR LF.
+        text = message.as_bytes().partition(b"\n\n")[2].replace(b"\n", b"\r\n")
         # The first piece replaces the body, the others continue it. No other change in between:
         # that would confuse the mail server.
         for start in range(0, len(text), PIECE):

@@ -98,9 +98,11 @@ def main(argv=None):
     parser.add_argument("--delay", type=int, default=10, metavar="MINUTES", help="default: 10")
     parser.add_argument("--clean", action="store_true", help="delete old entries, and end")
     parser.add_argument(
-        "--exempt", action="append", metavar="NETWORK",
+        "--exempt",
+        action="append",
+        metavar="NETWORK",
         help="as 192.0.2.0/24; may be repeated (default: this machine)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--strict", action="store_true", help="put mail off while the list is out of reach"
     )
