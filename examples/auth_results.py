@@ -260,14 +260,14 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description="Check SPF and DKIM.")
     parser.add_argument("--socket", default="inet:8896@127.0.0.1", help="where to listen")
     parser.add_argument("--timeout", type=int, default=600, help="seconds to wait for the server")
-    parser.add_argument("--authserv-id", default=socket.getfqdn(), help="who we are, in the header")
+    parser.add_argument("--authserv-id", help="who we are, in the header (default: this host)")
     parser.add_argument("--nameserver", metavar="ADDRESS[@PORT]", help="default: this machine's")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
     global lookup
     lookup = Resolver(options.nameserver)
-    AuthResults.authserv_id = options.authserv_id
+    AuthResults.authserv_id = (options.authserv_id or socket.getfqdn()).rstrip(".")
     Milter.factory = AuthResults
     Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS)
     Milter.runmilter("auth_results", options.socket, options.timeout)
