@@ -27,7 +27,7 @@ PIECE = 8192
 PORT = 1234
 """The client's port."""
 
-_STAGES = 7
+_STAGES = len(MACRO_CALLBACKS)
 _UNKNOWN = "unknown-8bit"  # what the email package calls the charset of raw bytes
 
 
@@ -48,7 +48,7 @@ class _NotByItself:
 class Recorder:
     """The context's side of a filter under test: writes down what the filter asks for.
 
-    Suites of filters look at the attributes. They keep their names.
+    Suites of filters look at the attributes, which therefore have pymilter's names.
     """
 
     __test__ = _NotByItself()

@@ -28,6 +28,7 @@ import Milter
 from Milter import _testing
 from Milter._constants import CONTINUE, CURR_ACTS
 
+# The decorators read it at each call. A constant to mypy, as to everybody else.
 Milter.NOREPLY = Milter.CONTINUE  # type: ignore[misc]
 
 _FAMILY = 1  # pymilter passes this with an IPv4 address, too
@@ -56,8 +57,9 @@ class TestBase(_testing.Recorder):
         super().__init__()
         self.logfp: TextIO | None = None
         if os.path.isdir(os.path.dirname(logfile) or os.curdir):
+            # It stays open, so no `with`. Suites do not close it where a message was refused, and
+            # are to get no ResourceWarning for it.
             self.logfp = open(logfile, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
-            # Suites do not close it where a message was refused; that is no ResourceWarning.
             weakref.finalize(self, self.logfp.close)
 
     def log(self, *msg: Any) -> None:
@@ -107,8 +109,10 @@ class TestBase(_testing.Recorder):
             RuntimeError: not in negotiate.
             ValueError: more than 5.
         """
-        names = [each.encode() if isinstance(each, str) else each for each in macros]
-        _testing.record_macros(self, stage, b" ".join(names))
+        words = [each.encode() if isinstance(each, str) else each for each in macros]
+        # As Base.setsymlist, which overlooks other types.
+        names = b" ".join(word for word in words if isinstance(word, bytes))
+        _testing.record_macros(self, stage, names)
 
     if not TYPE_CHECKING:
 
@@ -132,8 +136,8 @@ class TestBase(_testing.Recorder):
                 self.negotiate([CURR_ACTS, ~0, 0, 0])
             finally:
                 self._stage = None
-            filter = super()
-            verdict = _testing.call(self, filter, "connect", host, _FAMILY, (ip, _testing.PORT))
+            client = host, _FAMILY, (ip, _testing.PORT)
+            verdict = _testing.call(self, super(), "connect", *client)
             if verdict == CONTINUE:
                 verdict = _testing.call(self, self, "hello", helo)
             if verdict != CONTINUE:
