@@ -39,7 +39,8 @@ _FIELDS = ("firstseen", "lastseen", "cnt", "umis")
 _PAGE = 500  # keys that are asked for at a time
 
 # KEYS[1]: the entry. ARGV: the time, or nothing: the server's; seconds to add to it; the periods.
-# "%.17g" gives a number's text without loss.
+# "%.17g" gives a number's text without loss. What a full server refuses comes before what it does
+# not refuse: nothing is refused any more to a script that has written.
 _CHECK = f"""
 local clock = redis.call('TIME')
 local server = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
@@ -72,8 +73,9 @@ if reason == 'early' then
 elseif reason == 'active' then
     redis.call('HSET', KEYS[1], 'lastseen', stamp, 'cnt', string.format('%d', result))
 else
-    redis.call('DEL', KEYS[1])
+    if seen.err then redis.call('DEL', KEYS[1]) end
     redis.call('HSET', KEYS[1], 'firstseen', stamp, 'lastseen', stamp, 'cnt', '0')
+    redis.call('HDEL', KEYS[1], 'umis')
 end
 local left = math.max(now - server, 0) + retain + 1
 redis.call('PEXPIRE', KEYS[1], string.format('%.0f', left * 1000))

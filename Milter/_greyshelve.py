@@ -21,6 +21,7 @@ import io
 import logging
 import os
 import pickle
+import pickletools
 import struct
 import time
 from collections.abc import Iterable, Iterator
@@ -66,6 +67,18 @@ class Record:
 Record.__module__ = "Milter.greylist"  # where it is public, and by which name it is pickled
 
 
+# What the pickle of a record is made of, by protocol 2 and either Python. All others are left out
+# that call something, or that take room for a number that stands in the file.
+# fmt: off
+_OPCODES = frozenset([
+    "PROTO", "GLOBAL", "EMPTY_TUPLE", "NEWOBJ", "BUILD", "STOP", "BINPUT", "BINGET",
+    "MARK", "TUPLE2", "EMPTY_DICT", "SETITEM", "SETITEMS", "NONE",
+    "SHORT_BINSTRING", "BINSTRING", "BINUNICODE", "BINFLOAT",
+    "BININT", "BININT1", "BININT2", "LONG1",
+])
+# fmt: on
+
+
 class _Unpickler(pickle.Unpickler):
     """Makes records and nothing else."""
 
@@ -78,6 +91,8 @@ class _Unpickler(pickle.Unpickler):
 def _record(value: bytes) -> Entry | None:
     """Return what a pickle holds; None if it is anything but a sound record."""
     try:
+        if not all(opcode.name in _OPCODES for opcode, _, _ in pickletools.genops(value)):
+            return None
         record = _Unpickler(io.BytesIO(value), encoding="latin-1").load()
         if type(record) is Record:
             return as_entry(record.firstseen, record.lastseen, record.cnt, record.umis)
