@@ -86,6 +86,10 @@ max_zip_size = 64 * 1024 * 1024
 #: The same, as a multiple of the archive's size.
 max_zip_ratio = 100
 
+#: How often something may be wrapped in parts that are not well formed.
+_MAX_READINGS = 3
+#: How many Content-Type fields of a part are tried.
+_MAX_TYPES = 8
 _UU_ENCODINGS = frozenset({"x-uuencode", "uuencode", "uue", "x-uue"})
 _COMMENT = re.compile(r"\([^()]*\)")
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
@@ -542,16 +546,10 @@ def check_html(msg: MimeMessage, savname: Optional[str] = None) -> int:
     The text is decoded and encoded again by its declared charset; if that is not possible, by the
     one that fits, see docs/mime.md.
     """
-    if not _is_html(msg):
+    found = _html_without_scripts(msg)
+    if found is None:
         return Milter.CONTINUE
-    data = msg.get_payload(decode=True)
-    if not isinstance(data, bytes):
-        return Milter.CONTINUE
-    declared = msg.get_content_charset()
-    text, charset = _mimenames.decode_bytes(data, declared)
-    cleaned = _without_scripts(text)
-    if cleaned is None:
-        return Milter.CONTINUE
+    cleaned, charset = found
     cleaned = cleaned.replace("\r\n", "\n")
     try:
         data = cleaned.encode(charset)
@@ -562,6 +560,18 @@ def check_html(msg: MimeMessage, savname: Optional[str] = None) -> int:
     msg.set_payload(data)
     encoders.encode_quopri(msg)
     return Milter.CONTINUE
+
+
+def _html_without_scripts(msg: MimeMessage) -> Optional[tuple[str, str]]:
+    """Return an HTML part's text without scripts and its charset; None if there are no scripts."""
+    if not _is_html(msg):
+        return None
+    data = msg.get_payload(decode=True)
+    if not isinstance(data, bytes):
+        return None
+    text, charset = _mimenames.decode_bytes(data, msg.get_content_charset())
+    cleaned = _without_scripts(text)
+    return None if cleaned is None else (cleaned, charset)
 
 
 def _is_html(msg: MimeMessage) -> bool:
@@ -595,6 +605,49 @@ def _without_scripts(html: str) -> Optional[str]:
     return html.replace("<", "&lt;")
 
 
+def _other_readings(part: MimeMessage) -> Iterator[MimeMessage]:
+    """Read a part as mail clients may read it that are more lenient than RFC 2045 and 2046.
+
+    - A multipart/* or message/* that is encoded, which RFC 2045 section 6.4 forbids, is decoded.
+    - A multipart/* whose boundary is missing or wrong is cut at the first line that looks like one.
+    - Of several Content-Type fields another one counts.
+    - A line that is no field does not end the header.
+    """
+    source = part._source
+    if source is None or part.modified or source.unparsed:
+        return
+    types = [str(field) for field in part.get_all("content-type", [])]
+    kinds = [kind.partition("/")[0].strip().lower() for kind in types]
+    if not part.is_multipart() and not source.separated:
+        later = _mimetree.later_fields(source.body())
+        if later is not None:
+            header = source.data[source.header_start : source.header_end]
+            yield _message_from_bytes(header + later)
+    encoding = part._encoding()
+    for index, (kind, value) in enumerate(zip(kinds[:_MAX_TYPES], types)):
+        if kind not in ("multipart", "message"):
+            continue
+        body = source.body()
+        decoded = _decoded(body, encoding)
+        if decoded == body and index == 0 and part.is_multipart():
+            continue  # that is how it was read
+        if kind == "message":
+            if decoded != body or index > 0:
+                yield _message_from_bytes(decoded)
+            continue
+        field = b"Content-Type: " + _mimetree.as_bytes(" ".join(value.split())) + b"\n\n"
+        reading = _message_from_bytes(field + decoded)
+        if not reading.is_multipart():
+            boundary = _mimetree.likely_boundary(decoded)
+            if boundary is None:
+                continue
+            field = b'Content-Type: multipart/mixed; boundary="%s"\n\n' % boundary
+            reading = _message_from_bytes(field + decoded)
+        if reading.is_multipart():
+            # Only its parts: the reading itself would be read in other ways again.
+            yield from reading._payload
+
+
 class _defang:
     """The class of `defang`; ``_defang(scan_html=False)`` leaves HTML alone."""
 
@@ -611,20 +664,44 @@ class _defang:
     ) -> bool:
         """Replace attachments with bad names by a warning, and take scripts out of HTML.
 
-        savname, check, scan_zip: see `check_name`. scan_rfc822: ignored, attached messages always
-        are looked into.
+        savname, check, scan_zip: see `check_name`. scan_rfc822: whether parts that are not well
+        formed are also read as a mail client might read them, see docs/mime.md. Attached messages
+        are looked into in any case.
 
         Returns whether the message was changed.
         """
-
-        def check_part(part: MimeMessage) -> int:
-            check_name(part, savname, check, scan_zip)
-            if self.scan_html:
-                check_html(part, savname)
-            return Milter.CONTINUE
-
-        check_attachments(msg, check_part)
+        waiting = [msg]
+        while waiting:
+            part = waiting.pop()
+            hidden = self._hidden(part, check, scan_zip) if scan_rfc822 else None
+            if hidden:
+                _replace(part, hidden, savname)
+            elif part.is_multipart():
+                waiting.extend(reversed(part._payload))
+            else:
+                check_name(part, savname, check, scan_zip)
+                if self.scan_html:
+                    check_html(part, savname)
         return msg.ismodified()
+
+    def _hidden(self, part: MimeMessage, check: NameCheck, scan_zip: bool, depth: int = 0) -> Any:
+        """Return the name of something dangerous that another reading of a part brings to light."""
+        for reading in _other_readings(part):
+            if depth == _MAX_READINGS:
+                return "(wrapped too often)"
+            waiting = [reading]
+            while waiting:
+                inner = waiting.pop()
+                found = self._hidden(inner, check, scan_zip, depth + 1)
+                if not found and inner.is_multipart():
+                    waiting.extend(reversed(inner._payload))
+                elif not found:
+                    found = _bad_name(inner, check, scan_zip)
+                    if not found and self.scan_html and _html_without_scripts(inner):
+                        found = inner.get_filename() or "(script)"
+                if found:
+                    return found
+        return None
 
 
 #: The one that filters call; it keeps no state.

@@ -18,6 +18,8 @@ from typing import Any, Callable, Optional, TypeVar, Union
 _FIELD = re.compile(rb"([!-9;-~]*)[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)\n?")
 _UNIX_FROM = re.compile(rb"From [^\n]*\n?")
 _STRAY_CONTINUATION = re.compile(rb"[ \t][^\n]*\n?")
+_LATER_FIELD = re.compile(rb"^[!-9;-~]+[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*", re.MULTILINE)
+_LIKELY_DELIMITER = re.compile(rb"^--([^\s\"\\][^\s\"\\]{0,200})[ \t]*$", re.MULTILINE)
 _SEPARATOR = re.compile(rb"(?:\A|(?<=\n))\n+")
 
 Node = TypeVar("Node", bound="Message[Any, Any]")
@@ -82,6 +84,10 @@ class Source:
                 and (self.boundary is None or node.get_boundary() == self.boundary)
             )
         return payload is self.payload
+
+    def body(self) -> bytes:
+        """Return the body as it was read."""
+        return self.data[self.header_end : self.end]
 
     def raw_fields(self) -> dict[tuple[str, str], bytes]:
         """Return how each field was written."""
@@ -150,30 +156,31 @@ class Parser:
             if node is None:
                 return root
 
-    def header(self, node: Any, position: int) -> int:
-        """Read a part's header; return where its body begins."""
+    def header(self, node: Any, position: int, end: Optional[int] = None) -> int:
+        """Read a part's header, no further than ``end``; return where its body begins."""
         data = self.data
+        end = len(data) if end is None else end
         source = node._source = Source(data, position)
-        match = _UNIX_FROM.match(data, position)
+        match = _UNIX_FROM.match(data, position, end)
         if match:
             node.set_unixfrom(_text(match.group().rstrip(b"\n")))
             position = match.end()
         source.header_start = position
         headers = node._headers
-        while position < len(data):
+        while position < end:
             if data.startswith(b"\n", position):
                 source.separated = True
                 position += 1
                 break
             if data.startswith(b"--", position) and self.is_delimiter(position):
                 break
-            match = _FIELD.match(data, position)
+            match = _FIELD.match(data, position, end)
             if match:
                 field = _field(match)
                 if field[0]:
                     headers.append(field)
             else:
-                match = _STRAY_CONTINUATION.match(data, position)
+                match = _STRAY_CONTINUATION.match(data, position, end)
                 if not match or headers:
                     break
             self.fields -= 1
@@ -196,7 +203,7 @@ class Parser:
                 elif kind == "multipart":
                     boundary = node.get_boundary()
                     if boundary is not None:
-                        self.open(node, position, _bytes(boundary))
+                        self.open(node, position, as_bytes(boundary))
                         return self.advance(position, position)
                 elif node.get_content_type() == "message/delivery-status":
                     return self.delivery_status(node, position)
@@ -212,6 +219,7 @@ class Parser:
 
     def finish_leaf(self, node: Any, start: int, end: int) -> None:
         source = node._source
+        source.end = end
         source.pieces = [(start, end)]
         source.payload = node._payload = _text(self.data[start:end])
 
@@ -226,12 +234,7 @@ class Parser:
                 match = None  # the rest becomes one group
             stop = match.start() if match else end
             child = self.child()
-            stop_of_header = self.header(child, position) if stop > position else position
-            if stop == position:
-                child._source = Source(self.data, position)
-            stop_of_header = min(stop_of_header, stop)
-            child._source.header_end = stop_of_header
-            self.finish_leaf(child, stop_of_header, stop)
+            self.finish_leaf(child, self.header(child, position, stop), stop)
             if match:
                 frame.source.pieces.append(match.span())
             position = match.end() if match else end
@@ -307,6 +310,7 @@ class Parser:
         self.forget(frame, index)
         self.frames.pop()
         source = frame.source
+        source.end = end
         if text_start < end:
             source.pieces.append((text_start, end))
         node = frame.node
@@ -378,11 +382,28 @@ class Parser:
         return None
 
 
-def _bytes(text: str) -> bytes:
+def as_bytes(text: str) -> bytes:
+    """Encode text that was made from bytes by `Parser`."""
     try:
         return text.encode("ascii", "surrogateescape")
     except UnicodeEncodeError:
         return text.encode("utf-8", "surrogatepass")
+
+
+def likely_boundary(body: bytes) -> Optional[bytes]:
+    """Return what looks like the boundary of a multipart body."""
+    match = _LIKELY_DELIMITER.search(body)
+    return match.group(1) if match else None
+
+
+def later_fields(body: bytes) -> Optional[bytes]:
+    """Return a body without the lines before its first blank line that are no fields.
+
+    None if there is no field among them.
+    """
+    head, _, rest = body.partition(b"\n\n")
+    fields = _LATER_FIELD.findall(head + b"\n")
+    return b"".join(fields) + b"\n" + rest if fields else None
 
 
 def write_message(node: Any, write: Callable[[bytes], Any]) -> None:
@@ -446,14 +467,14 @@ def write_body(node: Any, write: Callable[[bytes], Any]) -> None:
     else:
         boundary = _boundary(node)
         if node.preamble is not None:
-            write(_bytes(node.preamble) + b"\n")
+            write(as_bytes(node.preamble) + b"\n")
         for part in payload:
             write(b"--" + boundary + b"\n")
             write_part(part, write)
             write(b"\n")
         write(b"--" + boundary + b"--\n")
         if node.epilogue is not None:
-            write(_bytes(node.epilogue))
+            write(as_bytes(node.epilogue))
 
 
 def _boundary(node: Any) -> bytes:
@@ -461,7 +482,7 @@ def _boundary(node: Any) -> bytes:
     if not boundary:
         boundary = f"==============={secrets.token_hex(16)}=="
         node.set_boundary(boundary)
-    return _bytes(boundary)
+    return as_bytes(boundary)
 
 
 def payload_bytes(node: Any, payload: Any) -> bytes:
@@ -480,4 +501,4 @@ def _folded(node: Any, name: str, value: Any) -> bytes:
     try:
         return bytes(node.policy.fold_binary(name, value))
     except Exception:  # an odd value that was set by a filter; it must not lose the message
-        return _bytes(f"{name}: " + " ".join(str(value).split()))
+        return as_bytes(f"{name}: " + " ".join(str(value).split()))
