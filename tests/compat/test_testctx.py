@@ -429,6 +429,8 @@ def test_eom(ctx: TestCtx) -> None:
     ctx._priv.verdicts["eom"] = Milter.ACCEPT
     assert Milter.ACCEPT == ctx._eom()
     assert (b"new", True) == (ctx._body.getvalue(), ctx._bodyreplaced)
+    ctx._eom()
+    assert b"new" == ctx._body.getvalue()
 
 
 @pytest.mark.ours
@@ -726,6 +728,8 @@ def test_symlist(ctx: TestCtx, monkeypatch: pytest.MonkeyPatch) -> None:
             "envrcpt": ["I", "{X}", "J"],
             "eom": [None, None, "J"],
         } == got
+        # Between the callbacks there is no list.
+        assert "I" == ctx.getsymval("i")
 
 
 def test_setsymlist(ctx: TestCtx, monkeypatch: pytest.MonkeyPatch) -> None:
