@@ -14,8 +14,9 @@ _RUNS = re.compile("[0-9]{1,3}")
 #: Stands for the last octet in the host's name. No host name holds it.
 _LAST = "\n"
 
-#: What providers write, after the last octet was replaced by `_LAST`: the spec's table, without what
-#: another row says already. No two repetitions meet, so the time grows with the name's length only.
+#: What providers write, after the last octet was replaced by `_LAST`: the spec's table, without
+#: what another row says already. No two repetitions meet, so the time grows with the name's length
+#: only.
 _PATTERNS = re.compile(
     "|".join(
         [

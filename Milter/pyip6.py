@@ -24,8 +24,9 @@ def inet_ntop(s: bytes) -> str:
     """Return the text of an IPv6 address.
 
     *s*: its 16 bytes. An address whose first six groups are zero comes with a dotted end, an
-    IPv4-mapped one with ``::FFFF:`` before it; of the others the first longest run of zero groups is
-    compressed, even a single one. Raises struct.error for another number of bytes (API spec 3.10).
+    IPv4-mapped one with ``::FFFF:`` before it; of the others the first longest run of zero groups
+    is compressed, even a single one. Raises struct.error for another number of bytes (API spec
+    3.10).
     """
     groups = struct.unpack("!8H", s)
     if not any(groups):
@@ -89,7 +90,7 @@ def _words(text: str) -> list[str]:
 
 
 def _groups(text: str, whole: str) -> list[int]:
-    """Return the 16-bit groups of one side of the ``::``; raise ValueError(whole) if it has none."""
+    """Return the 16-bit groups of one side of the ``::``; raise ValueError(whole) for none."""
     words = _words(text)
     groups = []
     for index, word in enumerate(words):

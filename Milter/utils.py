@@ -1,8 +1,8 @@
 """Addresses: mail addresses taken apart, IP addresses compared, encoded header text decoded.
 
-The functions that most filters import. Names and results are pymilter's (API spec 3.14), but for what
-is wrong there: an IPv6 address is never taken for an IPv4 one, and importing this changes nothing in
-the standard library.
+The functions that most filters import. Names and results are pymilter's (API spec 3.14), but for
+what is wrong there: an IPv6 address is never taken for an IPv4 one, and importing this changes
+nothing in the standard library.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ __all__ = [
     "dnsre",
     "inet_ntop",
     "inet_pton",
+    "iniplist",
     "ip4re",
     "ip6re",
-    "iniplist",
     "parse_addr",
     "parse_header",
     "parseaddr",
@@ -75,7 +75,7 @@ dnsre = re.compile(r"[a-z][-a-z0-9.]+\Z", re.IGNORECASE)
 
 
 def inet_ntop(s: bytes) -> str:
-    """Return the text of an IPv6 address, *s*: its 16 bytes. Raises ValueError for another length."""
+    """Return the text of an IPv6 address, *s*: its 16 bytes. Raises ValueError for more or less."""
     return socket.inet_ntop(socket.AF_INET6, s)
 
 
@@ -88,7 +88,7 @@ def inet_pton(s: str) -> bytes:
 
 
 def bin2long6(s: bytes) -> int:
-    """Return the 16 bytes of an IPv6 address as an integer. Raises ValueError for another length."""
+    """Return the 16 bytes of an IPv6 address as an integer. Raises ValueError for more or less."""
     if len(s) != 16:
         raise ValueError(f"an IPv6 address has 16 bytes, not {len(s)}")
     return int.from_bytes(s, "big")
@@ -97,8 +97,8 @@ def bin2long6(s: bytes) -> int:
 def addr2bin(s: str) -> int:
     """Return an IP address, given as text, as an integer.
 
-    What holds a colon is taken for IPv6, all else for IPv4 by the rules of inet_aton(3), which reads
-    ``1.2.3`` as 1.2.0.3. Raises OSError for what is neither.
+    What holds a colon is taken for IPv6, all else for IPv4 by the rules of inet_aton(3), which
+    reads ``1.2.3`` as 1.2.0.3. Raises OSError for what is neither.
     """
     if ":" in s:
         try:
@@ -114,8 +114,8 @@ def addr2bin(s: str) -> int:
 def cidr(i: int, n: int, mask: int = MASK) -> int:
     """Return the address *i* with all but its first *n* bits cleared.
 
-    *mask*: all bits of an address of that family, `MASK` or `MASK6`. More bits than there are mean all
-    of them; a negative number raises ValueError.
+    *mask*: all bits of an address of that family, `MASK` or `MASK6`. More bits than there are mean
+    all of them; a negative number raises ValueError.
     """
     return ~(mask >> n) & mask & i
 
@@ -127,14 +127,15 @@ _MAPPED = 0xFFFF << 32
 def iniplist(ipaddr: str, iplist: Iterable[str]) -> bool:
     """Tell whether an IP address is in a list.
 
-    *ipaddr*: an IPv4 or IPv6 address as text. *iplist*: patterns, tried in order: an address; a network,
-    as ``192.0.2.0/24`` or ``2001:db8::/32``; a host name, also with a number of bits, which is looked up
-    in the DNS, in the address's own family (a name that is not found matches nothing); or a pattern
-    with the wildcards ``*``, ``?`` and ``[...]``, which is compared with the text.
+    *ipaddr*: an IPv4 or IPv6 address as text. *iplist*: patterns, tried in order: an address; a
+    network, as ``192.0.2.0/24`` or ``2001:db8::/32``; a host name, also with a number of bits,
+    which is looked up in the DNS, in the address's own family (a name that is not found matches
+    nothing); or a pattern with the wildcards ``*``, ``?`` and ``[...]``, which is compared with the
+    text.
 
     An address is compared with networks of its own family only; an IPv4-mapped IPv6 address
-    (``::ffff:192.0.2.1``) with those of both. Raises ValueError if *ipaddr* is no address, or if the
-    number of bits in a pattern that is reached is no number or negative.
+    (``::ffff:192.0.2.1``) with those of both. Raises ValueError if *ipaddr* is no address, or if
+    the number of bits in a pattern that is reached is no number or negative.
 
     >>> iniplist("66.179.26.146", ["127.0.0.1", "66.179.26.128/26"])
     True
@@ -189,9 +190,10 @@ def _lookup(host: str, family: socket.AddressFamily) -> list[tuple[socket.Addres
 def parse_addr(t: str) -> list[str]:
     """Split an address of the envelope at its last ``@``.
 
-    *t*: the address, in angle brackets or without. Returns ``[local part, domain]``, ``[local part]`` if
-    there is no ``@``. A source route is dropped, quotes around the whole or the local part are taken
-    off. Nothing else is changed: no case, no blanks. Any text has a result (API spec 3.14).
+    *t*: the address, in angle brackets or without. Returns ``[local part, domain]``, ``[local
+    part]`` if there is no ``@``. A source route is dropped, quotes around the whole or the local
+    part are taken off. Nothing else is changed: no case, no blanks. Any text has a result (API spec
+    3.14).
 
     >>> parse_addr("<user@example.com>")
     ['user', 'example.com']
@@ -207,7 +209,7 @@ def parse_addr(t: str) -> list[str]:
         if end > 0:
             return [t[1:end], t[end + 2 :]]
     elif t.startswith("@"):
-        route, colon, rest = t.partition(":")
+        _route, colon, rest = t.partition(":")
         if colon:
             t = rest
     local, at, domain = t.rpartition("@")
@@ -217,13 +219,14 @@ def parse_addr(t: str) -> list[str]:
 def parseaddr(t: str) -> tuple[str, str]:
     """Split an address of a header into name and address, also some that are not well-formed.
 
-    *t*: the header's value. Returns what `email.utils.parseaddr` does, which is ``('', '')`` for nothing,
-    and repairs what it gives up on if the text ends in ``>``: then all before the first ``<`` is the name.
+    *t*: the header's value. Returns what `email.utils.parseaddr` does, which is ``('', '')`` for
+    nothing, and repairs what it gives up on if the text ends in ``>``: then all before the first
+    ``<`` is the name.
 
     Do not decide by the result who sent a message: a header may hold several addresses, and mail
     programs differ in what they show of a malformed one. Newer Pythons give ``('', '')`` for such a
-    header, to warn (CVE-2023-27043). Here all of them give the first address, as they used to, since
-    filters compare it with lists.
+    header, to warn (CVE-2023-27043). Here all of them give the first address, as they used to,
+    since filters compare it with lists.
     """
     name, address = _parseaddr(t)
     if not name and t.endswith(">"):
@@ -299,9 +302,9 @@ def _decode_piece(piece: Union[str, bytes], charset: Optional[str]) -> str:
 def decode(s: str, convert_eols: Optional[str] = None) -> Union[bytes, str, None]:
     """Decode base64 whose padding may be missing.
 
-    *s*: the text. *convert_eols*: what each CR LF of the result is replaced by, None: nothing. Returns
-    bytes; an empty text and None as they are. Raises binascii.Error (a ValueError) for a text that
-    cannot be repaired.
+    *s*: the text. *convert_eols*: what each CR LF of the result is replaced by, None: nothing.
+    Returns bytes; an empty text and None as they are. Raises binascii.Error (a ValueError) for a
+    text that cannot be repaired.
     """
     if not s:
         return s
