@@ -5,7 +5,7 @@ what an entry of the list means and when it is damaged, and the errors of all st
 of where entries are kept, nor of how they are spelt there.
 
 Only redis decides without this function, since a script in the server is one round trip and cannot
-be disturbed; tests/property/test_greylist.py holds that script against it.
+be disturbed; tests/property/test_greylist_decisions.py holds that script against it.
 """
 
 from __future__ import annotations
