@@ -141,13 +141,16 @@ class Store:
 
     def _parsed(self, fp: Iterable[str]) -> Iterator[tuple[Key, Entry]]:
         reader = csv.reader(fp)
-        for row in reader:
-            if not row:  # an empty line
-                continue
-            entry = as_entry(*row[3:]) if len(row) == 7 else None
-            if entry is None:
-                raise ValueError(f"line {reader.line_num}: not a row of a greylist: {row!r:.200}")
-            yield self._key(*row[:3]), entry
+        try:
+            for row in reader:
+                if not row:  # an empty line
+                    continue
+                entry = as_entry(*row[3:]) if len(row) == 7 else None
+                if entry is None:
+                    raise ValueError(f"line {reader.line_num}: no row of a greylist: {row!r:.200}")
+                yield self._key(*row[:3]), entry
+        except csv.Error as error:
+            raise ValueError(f"line {reader.line_num}: no CSV: {error}") from error
 
     def close(self) -> None:
         """Close the list. What is called afterwards raises StoreError, but for close()."""

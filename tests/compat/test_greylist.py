@@ -263,6 +263,7 @@ def test_import_takes_what_export_writes(module: Any, source: Any, tmp_path: Pat
         "192.0.2.9,s,r,1,nan,3,",
         "192.0.2.9,s,r,1,2,-3,",
         "192.0.2.9,s,r,1,2,,",
+        pytest.param("x" * 200_000, id="a field longer than the csv module takes"),
     ],
 )
 def test_import_refuses_a_bad_line_and_takes_nothing(grey: Any, bad: str) -> None:

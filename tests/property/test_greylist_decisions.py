@@ -42,12 +42,13 @@ steps = st.lists(
 )
 TRIPLES = [("192.0.2.1", "a@x", "b@y"), ("2001:db8::1", "a b@x", "b:@y"), ("192.0.2.1", "", ".")]
 
-# Anything that could be an address; the last are bytes that were no UTF-8.
+# Anything that could be an address, so without NUL, at which the protocol's texts end, and which
+# CSV cannot hold before Python 3.11. The second are bytes that were no UTF-8.
 addresses = st.text(
     st.one_of(
-        st.characters(exclude_categories=["Cs"]),
+        st.characters(exclude_categories=["Cs"], exclude_characters="\0"),
         st.integers(0xDC80, 0xDCFF).map(chr),
-        st.sampled_from(":.% \0\n\r,\"'*?[]\\"),
+        st.sampled_from(":.% \n\r,\"'*?[]\\"),
     )
 )
 
