@@ -126,11 +126,18 @@ class MimeMessage(Message):
         self, failobj: Any = None, header: str = "content-type", unquote: bool = True
     ) -> Any:
         """Return a field's parameters as (name, value), first the type and ""."""
-        value = self.get(header)
+        value = next(self._values(header), None)
         if value is None:
             return failobj
-        params = _mimenames.parameters(str(value))
+        params = _mimenames.parameters(value)
         return params if unquote else [params[0], *((n, _quoted(v)) for n, v in params[1:])]
+
+    def _values(self, header: str) -> Iterator[str]:
+        """Go through the values of a field; unlike `get`, keep bytes that are not ASCII."""
+        header = header.lower()
+        for name, value in self._headers:
+            if name.lower() == header:
+                yield _mimenames.decode_raw(str(value))
 
     def get_param(
         self,
@@ -144,8 +151,8 @@ class MimeMessage(Message):
         A boundary that is quoted twice loses both levels of quotes.
         """
         for name, value in self.get_params([], header, unquote):
-            if name == param.lower():
-                if name == "boundary" and isinstance(value, str) and unquote:
+            if name.lower() == param.lower():
+                if name.lower() == "boundary" and isinstance(value, str) and unquote:
                     return _mimenames.unquote(value)
                 return value
         return failobj
@@ -178,7 +185,8 @@ class MimeMessage(Message):
         value = self.get_param("boundary", missing)
         if value is missing:
             return failobj
-        return _mimenames.unquote(_mimenames.value_text(value)).rstrip()
+        text = value if isinstance(value, str) else _mimenames.value_text(value)
+        return _mimenames.unquote(text).rstrip()
 
     def get_content_charset(self, failobj: Any = None) -> Any:
         """Return the declared charset in lower case."""
@@ -205,8 +213,8 @@ class MimeMessage(Message):
         names.append(("filename", self.get_filename()))
         known = {value for _, value in names}
         for header in ("content-type", "content-disposition"):
-            for field in self.get_all(header, []):
-                for name, value in _mimenames.parameters(str(field))[1:]:
+            for field in self._values(header):
+                for name, value in _mimenames.parameters(field)[1:]:
                     if name in ("name", "filename"):
                         text = _mimenames.value_text(value)
                         for form in (text, _mimenames.decode_words(text)):
@@ -576,8 +584,8 @@ def _html_without_scripts(msg: MimeMessage) -> Optional[tuple[str, str]]:
 
 def _is_html(msg: MimeMessage) -> bool:
     types = []
-    for field in msg.get_all("content-type", []):
-        text = _COMMENT.sub("", str(field)).partition(";")[0]
+    for field in msg._values("content-type"):
+        text = _COMMENT.sub("", field).partition(";")[0]
         types.append("".join(text.split()).strip("\"'").lower())
     if any(kind.startswith("text/html") for kind in types):
         return True
@@ -616,7 +624,7 @@ def _other_readings(part: MimeMessage) -> Iterator[MimeMessage]:
     source = part._source
     if source is None or part.modified or source.unparsed:
         return
-    types = [str(field) for field in part.get_all("content-type", [])]
+    types = list(part._values("content-type"))
     kinds = [kind.partition("/")[0].strip().lower() for kind in types]
     if not part.is_multipart() and not source.separated:
         later = _mimetree.later_fields(source.body())

@@ -63,6 +63,28 @@ def decode_bytes(data: bytes, charset: Optional[str]) -> tuple[str, str]:
     return data.decode("latin-1"), "iso-8859-1"
 
 
+def decode_raw(text: str, fallback: Optional[str] = None) -> str:
+    """Decode the bytes that a field's text may contain, in the way of ``surrogateescape``.
+
+    They are UTF-8, or else in the charset ``fallback``; without one they stay what they are.
+    """
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # other surrogates, which a filter has set
+        return text
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode(fallback) if fallback else text
+
+
+def _raw(text: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace")
+
+
 def split_parameters(value: str) -> list[str]:
     """Cut a header field's value at the semicolons that are not quoted.
 
@@ -101,14 +123,16 @@ def unquote(text: str) -> str:
 def parameters(value: str) -> list[tuple[str, Value]]:
     """Parse a field's value: its first word as ``(word, "")``, then the parameters, unquoted.
 
-    Names are in lower case. RFC 2231 continuations are joined, in the order of their numbers, and
-    come last, as in the standard library.
+    Names that have a value are in lower case. RFC 2231 continuations are joined, in the order of
+    their numbers, and come last, as in the standard library.
     """
     result: list[tuple[str, Value]] = []
     continued: dict[str, list[tuple[int, str, bool]]] = {}
     for index, item in enumerate(split_parameters(value)):
-        name, _, text = item.partition("=")
-        name, text = name.strip().lower(), text.strip()
+        name, sign, text = item.partition("=")
+        name, text = name.strip(), text.strip()
+        if sign:
+            name = name.lower()
         if index == 0:
             result.append((name, text))
             continue
@@ -127,9 +151,7 @@ def parameters(value: str) -> list[tuple[str, Value]]:
 def _join(pieces: list[tuple[int, str, bool]]) -> Value:
     pieces.sort(key=lambda piece: piece[0])
     joined = "".join(
-        unquote_to_bytes(text.encode("utf-8", "surrogateescape")).decode("latin-1")
-        if encoded
-        else text
+        unquote_to_bytes(_raw(text)).decode("latin-1") if encoded else text
         for _, text, encoded in pieces
     )
     if not any(encoded for _, _, encoded in pieces):
@@ -144,7 +166,7 @@ def _join(pieces: list[tuple[int, str, bool]]) -> Value:
 def value_text(value: Value) -> str:
     """Return a parameter's value as text; an RFC 2231 value is decoded by its charset."""
     if isinstance(value, str):
-        return value
+        return value if value.isascii() else decode_raw(value, "latin-1")
     charset, _, text = value
     try:
         data = text.encode("latin-1")
@@ -162,7 +184,7 @@ def decode_words(text: str) -> str:
 
 def _decode_word(match: re.Match[str]) -> str:
     charset, kind, text = match.groups()
-    data = text.encode("utf-8", "surrogateescape")
+    data = _raw(text)
     if kind in "qQ":
         data = _Q_BYTE.sub(lambda byte: bytes([int(byte.group(1), 16)]), data.replace(b"_", b" "))
     else:
@@ -191,11 +213,7 @@ def disguises(name: str) -> list[str]:
     def add(form: str) -> None:
         seen.setdefault(form)
 
-    raw = name.encode("utf-8", "surrogateescape")
-    try:
-        add(raw.decode("utf-8"))
-    except UnicodeDecodeError:
-        add(raw.decode("latin-1"))
+    add(decode_raw(name, "latin-1"))
     if "\n" in name or "\r" in name:
         for form in list(seen):
             add(_FOLD.sub("", form))
@@ -204,7 +222,7 @@ def disguises(name: str) -> list[str]:
         add(decode_words(form))
     for form in list(seen):
         if "%" in form:
-            add(decode_bytes(unquote_to_bytes(form.encode("utf-8", "surrogateescape")), None)[0])
+            add(decode_bytes(unquote_to_bytes(_raw(form)), None)[0])
     for form in list(seen):
         if form.startswith('"') and ";" in form:
             add(form.partition(";")[0])  # the quote was never closed
