@@ -185,9 +185,7 @@ class SQLiteTable:
             raise _SQLiteStoreError(f"{self._path}: other threads have kept it busy for too long")
         try:
             yield
-        except sqlite3.IntegrityError:
-            raise
-        except StoreError:
+        except (sqlite3.IntegrityError, StoreError):
             raise
         except sqlite3.Error as error:
             if not self._in_memory:
@@ -212,13 +210,20 @@ class SQLiteTable:
                     conn.execute("ROLLBACK")
                 raise
 
+    def _read(self, query: str, values: tuple[Any, ...]) -> list[Any]:
+        with self._held():
+            conn = self.connection()
+            deadline = time.monotonic() + self._timeout
+            # Readers wait for nobody but one who cleans up after a process that was killed.
+            return _patiently(lambda: conn.execute(query, values).fetchall(), deadline)
+
     # -- what a Table does -------------------------------------------------------------------------
 
     def check(self, key: Key, timeinc: float, periods: Periods) -> Decision:
         """Look up, decide, write back."""
         stored = tuple(map(_stored, key))
         with self._transaction() as conn:
-            # Looked up first, so that who comes first in the list is also first by the clock.
+            # The time is taken in here, so that who writes later is also later by the clock.
             row = conn.execute(_LOOK_UP, stored).fetchone()
             decision = decide(as_entry(*row[1:]) if row else None, self.now() + timeinc, periods)
             if row:
@@ -229,16 +234,14 @@ class SQLiteTable:
 
     def look_up(self, key: Key) -> Entry | None:
         """Return an entry; None: there is none, or a damaged one."""
-        with self._held():
-            row = self.connection().execute(_LOOK_UP, tuple(map(_stored, key))).fetchone()
+        row = next(iter(self._read(_LOOK_UP, tuple(map(_stored, key)))), None)
         return as_entry(*row[1:]) if row else None
 
     def rows(self) -> Iterator[tuple[Key, Entry]]:
         """Go through the list, some hundreds at a time, in between which others may write."""
         last = -(2**63)
         while True:
-            with self._held():
-                page = self.connection().execute(_PAGE, (last,)).fetchall()
+            page = self._read(_PAGE, (last,))
             if not page:
                 return
             for row in page:
