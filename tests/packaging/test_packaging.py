@@ -2,106 +2,23 @@
 
 from __future__ import annotations
 
-import ast
 import email
-import importlib.util
-import os
 import shutil
 import socket
 import struct
 import subprocess
-import sys
 import tarfile
 import tempfile
 import time
-import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging_support import run, source_files, version
 
 pytestmark = [pytest.mark.packaging, pytest.mark.slow]
 
-ROOT = Path(__file__).resolve().parents[2]
-#: Directories that are not part of the sources, where there is no git to ask.
-NOT_SOURCES = {".git", ".cache", "build", "dist", "__pycache__", ".hypothesis", ".pytest_cache",
-               ".mypy_cache", ".ruff_cache"}  # fmt: skip
 PATIENCE = 30.0
-
-
-def run(*command: object, cwd: Path, **environment: str) -> str:
-    """Run a command with a clean environment; return what it printed, fail with it otherwise."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    done = subprocess.run(
-        [str(word) for word in command],
-        cwd=cwd,
-        env={**clean, **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-        timeout=600,
-    )
-    text = done.stdout.decode("utf-8", "replace")
-    assert 0 == done.returncode, text
-    return text
-
-
-def source_files() -> set[str]:
-    """Return the paths of all source files, relative to the tree."""
-    if (ROOT / ".git").exists():
-        listed = run("git", "ls-files", "-z", cwd=ROOT).split("\0")
-        # A file may be removed but not yet committed as such.
-        return {name for name in listed if name and (ROOT / name).exists()}
-    return {
-        str(path.relative_to(ROOT))
-        for path in ROOT.rglob("*")
-        if path.is_file()
-        and not NOT_SOURCES.intersection(path.relative_to(ROOT).parts)
-        and not path.relative_to(ROOT).parts[0].startswith(".venv")
-        and path.suffix not in {".so", ".pyc", ".o"}
-    }
-
-
-def version() -> str:
-    """Return the version that the source says, without importing it."""
-    for node in ast.parse((ROOT / "Milter" / "__init__.py").read_text("utf-8")).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__version__":
-            return str(ast.literal_eval(node.value))
-    raise AssertionError("no __version__ in Milter/__init__.py")
-
-
-@pytest.fixture(scope="module")
-def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Build the sdist from a copy of the sources, and the wheel from the sdist."""
-    if importlib.util.find_spec("build") is None:
-        pytest.skip("no module build: pip install build")
-    base = tmp_path_factory.mktemp("packaging")
-    tree = base / "tree"
-    for name in source_files():
-        target = tree / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, target)
-    # Things that lie about in a developer's tree and must not be packed.
-    (tree / "Milter" / "_engine.leftover.so").write_bytes(b"not for you")
-    (tree / "Milter" / "__pycache__").mkdir()
-    (tree / "Milter" / "__pycache__" / "x.pyc").write_bytes(b"not for you")
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", base / "dist", tree, cwd=base)
-    (sdist,) = (base / "dist").glob("*.tar.gz")
-    (wheel,) = (base / "dist").glob("*.whl")
-    return sdist, wheel
-
-
-@pytest.fixture(scope="module")
-def sdist(distributions: tuple[Path, Path]) -> Path:
-    """Return the path of the source distribution."""
-    return distributions[0]
-
-
-@pytest.fixture(scope="module")
-def wheel(distributions: tuple[Path, Path]) -> Path:
-    """Return the path of the wheel."""
-    return distributions[1]
 
 
 def test_file_names(sdist: Path, wheel: Path) -> None:
@@ -154,20 +71,6 @@ def test_wheel_metadata(wheel: Path) -> None:
     required = [line for line in metadata.get_all("Requires-Dist", []) if "extra" not in line]
     assert ["cffi>=1.15"] == required
     assert 1 == len(licences)
-
-
-@pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install the wheel into an environment of its own; return its interpreter."""
-    base = tmp_path_factory.mktemp("installed")
-    venv.create(base / "venv", with_pip=True)
-    python = base / "venv" / "bin" / "python"
-    pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    if subprocess.run([*pip, "cffi"], cwd=base, check=False, stdin=subprocess.DEVNULL).returncode:
-        pytest.skip("no cffi for a new environment: give pip access to a package index")
-    # Without the index: nothing but cffi is required.
-    run(*pip, "--no-index", wheel, cwd=base)
-    return python
 
 
 @pytest.mark.parametrize(
