@@ -6,6 +6,7 @@ import os
 import sys
 
 import hypothesis
+import pytest
 
 # The harness is a package beside the test directories, not part of the distribution.
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -14,3 +15,11 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 hypothesis.settings.register_profile("here", deadline=None, print_blob=True)
 hypothesis.settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "here")
+
+
+@pytest.fixture(autouse=True)
+def _noreply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo what importing Milter.test does to the whole process (API spec 3.12), for each test."""
+    import Milter
+
+    monkeypatch.setattr(Milter, "NOREPLY", 7)
