@@ -12,6 +12,8 @@ import os
 import re
 import sys
 from functools import wraps
+from typing import Any as _Any
+from typing import Callable as _Callable
 
 __version__ = "0.1.0"
 
@@ -127,7 +129,7 @@ from Milter._run import (  # noqa: E402
     uniqueID,
 )
 
-factory = Milter
+factory: _Callable[[], _Any] = Milter
 """Makes the object for a connection; called without arguments. Read for each connection."""
 
 # What `from Milter import *` gives. Not `factory`: a copy of it would be of no use.
