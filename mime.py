@@ -88,9 +88,12 @@ max_zip_ratio = 100
 
 #: How often something may be wrapped in parts that are not well formed.
 _MAX_READINGS = 3
-#: How many Content-Type fields of a part are tried.
-_MAX_TYPES = 8
+_TOO_OFTEN = "(wrapped too often)"
+#: How many bytes are read for that: a multiple of the message's size, and some for small messages.
+_READINGS_PER_BYTE = 8
+_READINGS_AT_LEAST = 100_000
 _UU_ENCODINGS = frozenset({"x-uuencode", "uuencode", "uue", "x-uue"})
+_ENCODINGS = _UU_ENCODINGS | {"base64", "quoted-printable"}
 _COMMENT = re.compile(r"\([^()]*\)")
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
 
@@ -494,7 +497,8 @@ def check_name(
 
 
 def _bad_name(msg: MimeMessage, ckname: NameCheck, scan_zip: bool) -> Any:
-    if msg._source is not None and msg._source.unparsed and not msg.modified:
+    source = msg._source
+    if source is not None and source.unparsed and source.same_body(msg):
         return msg.get_filename() or "(nested too deeply, or too many parts)"
     names = msg.getnames()
     corrupt = False
@@ -613,46 +617,69 @@ def _without_scripts(html: str) -> Optional[str]:
     return html.replace("<", "&lt;")
 
 
-def _other_readings(part: MimeMessage) -> Iterator[MimeMessage]:
-    """Read a part as mail clients may read it that are more lenient than RFC 2045 and 2046.
+class _TooMuch(Exception):
+    """A message has more readings than are worth the time."""
+
+
+class _Readings:
+    """Reads parts as mail clients may read them that are more lenient than RFC 2045 and 2046.
 
     - A multipart/* or message/* that is encoded, which RFC 2045 section 6.4 forbids, is decoded.
     - A multipart/* whose boundary is missing or wrong is cut at the first line that looks like one.
     - Of several Content-Type fields another one counts.
     - A line that is no field does not end the header.
+
+    Readings have readings, so all bytes read are taken from one budget.
     """
-    source = part._source
-    if source is None or part.modified or source.unparsed:
-        return
-    types = list(part._values("content-type"))
-    kinds = [kind.partition("/")[0].strip().lower() for kind in types]
-    if not part.is_multipart() and not source.separated:
-        later = _mimetree.later_fields(source.body())
-        if later is not None:
-            header = source.data[source.header_start : source.header_end]
-            yield _message_from_bytes(header + later)
-    encoding = part._encoding()
-    for index, (kind, value) in enumerate(zip(kinds[:_MAX_TYPES], types)):
-        if kind not in ("multipart", "message"):
-            continue
-        body = source.body()
-        decoded = _decoded(body, encoding)
-        if decoded == body and index == 0 and part.is_multipart():
-            continue  # that is how it was read
-        if kind == "message":
-            if decoded != body or index > 0:
-                yield _message_from_bytes(decoded)
-            continue
-        field = b"Content-Type: " + _mimetree.as_bytes(" ".join(value.split())) + b"\n\n"
-        reading = _message_from_bytes(field + decoded)
-        if not reading.is_multipart():
-            boundary = _mimetree.likely_boundary(decoded)
-            if boundary is None:
+
+    def __init__(self, size: int) -> None:
+        self.left = _READINGS_PER_BYTE * size + _READINGS_AT_LEAST
+
+    def take(self, data: bytes) -> bytes:
+        """Pay for some bytes. Raises _TooMuch."""
+        self.left -= len(data)
+        if self.left < 0:
+            raise _TooMuch
+        return data
+
+    def of(self, part: MimeMessage) -> Iterator[MimeMessage]:
+        """Go through the readings of a part. Raises _TooMuch."""
+        source = part._source
+        if source is None or source.unparsed or not source.same_body(part):
+            return
+        if not part.is_multipart() and not source.separated:
+            later = _mimetree.later_fields(self.take(source.body()))
+            if later is not None:
+                header = source.data[source.header_start : source.header_end]
+                yield _message_from_bytes(self.take(header + later))
+        encoding = part._encoding()
+        for index, value in enumerate(part._values("content-type")):
+            kind = value.partition("/")[0].strip().lower()
+            as_read = index == 0 and part.is_multipart()
+            if kind not in ("multipart", "message") or (as_read and encoding not in _ENCODINGS):
                 continue
-            field = b'Content-Type: multipart/mixed; boundary="%s"\n\n' % boundary
-            reading = _message_from_bytes(field + decoded)
+            body = self.take(source.body())
+            decoded = _decoded(body, encoding)
+            if as_read and decoded == body:
+                continue
+            if kind == "message":
+                yield _message_from_bytes(self.take(decoded))
+            else:
+                yield from self.cut(decoded, value)
+
+    def cut(self, body: bytes, value: str) -> Iterator[MimeMessage]:
+        """Go through the parts of a multipart body, by the boundary declared or else a likely one.
+
+        Only its parts, as the whole would be read in other ways again.
+        """
+        field = b"Content-Type: " + _mimetree.as_bytes(" ".join(value.split())) + b"\n\n"
+        reading = _message_from_bytes(self.take(field + body))
+        if not reading.is_multipart():
+            boundary = _mimetree.likely_boundary(body)
+            if boundary is not None:
+                field = b'Content-Type: multipart/mixed; boundary="%s"\n\n' % boundary
+                reading = _message_from_bytes(self.take(field + body))
         if reading.is_multipart():
-            # Only its parts: the reading itself would be read in other ways again.
             yield from reading._payload
 
 
@@ -678,10 +705,16 @@ class _defang:
 
         Returns whether the message was changed.
         """
+        readings = _Readings(len(msg._source.data) if msg._source else 0)
         waiting = [msg]
         while waiting:
             part = waiting.pop()
-            hidden = self._hidden(part, check, scan_zip) if scan_rfc822 else None
+            hidden = None
+            if scan_rfc822:
+                try:
+                    hidden = self._hidden(part, readings, check, scan_zip, 0)
+                except _TooMuch:
+                    hidden = _TOO_OFTEN
             if hidden:
                 _replace(part, hidden, savname)
             elif part.is_multipart():
@@ -692,15 +725,17 @@ class _defang:
                     check_html(part, savname)
         return msg.ismodified()
 
-    def _hidden(self, part: MimeMessage, check: NameCheck, scan_zip: bool, depth: int = 0) -> Any:
+    def _hidden(
+        self, part: MimeMessage, readings: _Readings, check: NameCheck, scan_zip: bool, depth: int
+    ) -> Any:
         """Return the name of something dangerous that another reading of a part brings to light."""
-        for reading in _other_readings(part):
+        for reading in readings.of(part):
             if depth == _MAX_READINGS:
-                return "(wrapped too often)"
+                return _TOO_OFTEN
             waiting = [reading]
             while waiting:
                 inner = waiting.pop()
-                found = self._hidden(inner, check, scan_zip, depth + 1)
+                found = self._hidden(inner, readings, check, scan_zip, depth + 1)
                 if not found and inner.is_multipart():
                     waiting.extend(reversed(inner._payload))
                 elif not found:

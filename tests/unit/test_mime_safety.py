@@ -305,6 +305,25 @@ def test_wrapped_again_and_again():
     assert defanged(data)
 
 
+def test_readings_are_bounded():
+    """Encoded containers within each other, and many types, have too many readings: bad."""
+    encoding = b"Content-Transfer-Encoding: quoted-printable\n"
+    head = encoding + b"Content-Type: multipart/mixed; boundary=b%d\n\n--b%d\n"
+    nested = b"".join(head % (i, i) for i in range(99))
+    assert mime.defang(parse(nested + b"\n" + b"=3D\n" * 200_000))
+    types = b"".join(b"Content-Type: multipart/mixed; boundary=b%d\n" % i for i in range(2000))
+    assert mime.defang(parse(types + b"\n" + b"x\n" * 200_000))
+
+
+def test_a_changed_header_hides_nothing():
+    """Other readings are looked at even when a filter has added a field before."""
+    message = parse(b"Content-Type: multipart/mixed\n\n" + INSIDE)
+    message["X-Seen"] = "yes"
+    mime.defang(message)
+    assert b"a.exe" in message.as_bytes()
+    assert b"MZ" not in message.as_bytes()
+
+
 @pytest.mark.parametrize(
     "html",
     [
