@@ -9,17 +9,36 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from policy_support import BUILT, build, conf
 
+from harness.accessmaps import BUILT, build, conf
 from Milter.policy import DB, MTAPolicy, dbmopen
 
-ENTRIES = {
-    "smtp-auth:good@example.com": "GOOD",
-    "smtp-auth:example.com": "REJECT",
-    "smtp-test:.baz.com": "WILD",
-    "smtp-test:": "DEF",
-    "bare": "BARE",
-}
+#: One map for all tests of this file, a prefix for each test, since some makers are slow.
+MAP = (
+    """\
+smtp-auth:good@example.com	GOOD
+smtp-auth:example.com	REJECT
+smtp-test:.baz.com	WILD
+smtp-test:	DEF
+bare	BARE
+not:b.c	1
+not:.a.b.c	2
+not:u	3
+not:u@	4
+u@a.b.c	5
+sep!u@d	BANG
+sep:u@d	COLON
+CASE:U@D	A Value
+at:d	D
+utf8:jürg@d	größer
+""".encode()
+    + b"latin:\xe9@d caf\xe9\n"
+)
+ORDER = ["u@a.b.c", "a.b.c", ".b.c", ".c", ""]
+for first in range(len(ORDER)):
+    MAP += b"".join(b"order%d:%s\t%s.\n" % (first, n.encode(), n.encode()) for n in ORDER[first:])
+    MAP += b"order%d\tprefix alone\n" % first
+MAP += b"order%d\tprefix alone\n" % len(ORDER)
 
 
 @pytest.fixture(params=sorted(BUILT))
@@ -36,7 +55,7 @@ def policy_of(config: Any, sender: str, prefix: str) -> str | None:
 
 def test_table(way: str, tmp_path: Path) -> None:
     """Each row of the specification's table holds in each format."""
-    config = build(way, tmp_path, ENTRIES)
+    config = build(way, tmp_path, MAP)
     rows: dict[tuple[str, str], str | None] = {
         ("good@example.com", "smtp-auth"): "GOOD",
         ("bad@Example.COM", "smtp-auth"): "REJECT",
@@ -51,79 +70,67 @@ def test_table(way: str, tmp_path: Path) -> None:
 
 
 def test_order(way: str, tmp_path: Path) -> None:
-    """The address wins over the domain, it over its parents (the nearest first), they over the rest."""
-    order = ["p:u@a.b.c", "p:a.b.c", "p:.b.c", "p:.c", "p:", "p"]
-    for number in range(len(order)):
-        directory = tmp_path / str(number)
-        directory.mkdir()
-        config = build(way, directory, {key: key for key in reversed(order[number:])})
-        assert order[number] == policy_of(config, "u@a.b.c", "p")
+    """The address wins over the domain, it over its parents, nearest first, they over the rest."""
+    config = build(way, tmp_path, MAP)
+    assert [f"{name}." for name in ORDER] + ["prefix alone"] == [
+        policy_of(config, "u@a.b.c", f"order{number}") for number in range(len(ORDER) + 1)
+    ]
 
 
 def test_not_looked_up(way: str, tmp_path: Path) -> None:
     """A parent domain without its dot, the domain with one, the local part: none of them counts."""
-    config = build(
-        way, tmp_path, {"p:b.c": "1", "p:.a.b.c": "2", "p:u": "3", "p:u@": "4", "u@a.b.c": "5"}
-    )
-    assert None is policy_of(config, "u@a.b.c", "p")
+    assert None is policy_of(build(way, tmp_path, MAP), "u@a.b.c", "not")
 
 
 def test_exclamation_mark(way: str, tmp_path: Path) -> None:
     """With `access_file_colon` false the separator is an exclamation mark, and only that."""
-    entries = {"p!u@d": "BANG", "p:u@d": "COLON"}
-    config = build(way, tmp_path, entries, colon=False)
-    assert "BANG" == policy_of(config, "u@d", "p")
+    config = build(way, tmp_path, MAP, colon=False)
+    assert "BANG" == policy_of(config, "u@d", "sep")
     config.access_file_colon = True
-    assert "COLON" == policy_of(config, "u@d", "p")
+    assert "COLON" == policy_of(config, "u@d", "sep")
     del config.access_file_colon
-    assert "COLON" == policy_of(config, "u@d", "p")
+    assert "COLON" == policy_of(config, "u@d", "sep")
 
 
 def test_case(way: str, tmp_path: Path) -> None:
-    """Keys in the map are in lower case; the sender's case and the prefix's are kept and must fit."""
-    config = build(way, tmp_path, {"P:U@D": "A Value"})
-    assert "A Value" == policy_of(config, "u@d", "p")
-    assert None is policy_of(config, "U@d", "p")
-    assert None is policy_of(config, "u@d", "P")
+    """Keys in the map are in lower case; the case of sender and prefix is kept and must fit."""
+    config = build(way, tmp_path, MAP)
+    assert "A Value" == policy_of(config, "u@d", "case")
+    assert None is policy_of(config, "U@d", "case")
+    assert None is policy_of(config, "u@d", "CASE")
 
 
 def test_last_at_sign(way: str, tmp_path: Path) -> None:
     """The domain is what stands after the last at sign, or all of it if there is none."""
-    config = build(way, tmp_path, {"p:d": "D"})
-    assert ["D", "D", "D"] == [policy_of(config, sender, "p") for sender in ("a@b@D", "d", "@d")]
+    config = build(way, tmp_path, MAP)
+    assert ["D", "D", "D"] == [policy_of(config, sender, "at") for sender in ("a@b@D", "d", "@d")]
 
 
 def test_text_beyond_ascii(way: str, tmp_path: Path) -> None:
     """Addresses and values are UTF-8 in the map."""
-    config = build(way, tmp_path, {"p:jürg@d": "größer"})
-    assert "größer" == policy_of(config, "jürg@d", "p")
+    assert "größer" == policy_of(build(way, tmp_path, MAP), "jürg@d", "utf8")
 
 
 def test_not_utf8(way: str, tmp_path: Path) -> None:
     """What is not UTF-8 comes and goes with surrogates; pymilter raises UnicodeError for either."""
-    way_to_make = BUILT[way]
-    if way_to_make.needs:
-        pytest.importorskip(way_to_make.needs, reason=f"no package {way_to_make.needs}")
-    way_to_make.make(tmp_path, b"p:\xe9@d caf\xe9\n")
-    config = conf(tmp_path / way_to_make.file, nulls=way_to_make.nulls)
-    assert "caf\udce9" == policy_of(config, "\udce9@d", "p")
+    assert "caf\udce9" == policy_of(build(way, tmp_path, MAP), "\udce9@d", "latin")
 
 
 @pytest.mark.parametrize("way", ["makemap-hash", "postmap-hash"])
 def test_nulls_have_to_be_said(way: str, tmp_path: Path) -> None:
     """Keys of a Berkeley DB are looked up as `access_file_nulls` says, and in no other way."""
-    config = build(way, tmp_path, {"p": "V"})
-    assert "V" == policy_of(config, "", "p")
+    config = build(way, tmp_path, MAP)
+    assert "BARE" == policy_of(config, "", "bare")
     config.access_file_nulls = not config.access_file_nulls
-    assert None is policy_of(config, "", "p")
+    assert None is policy_of(config, "", "bare")
 
 
 @pytest.mark.parametrize("way", ["text", "postmap-lmdb", "postmap-cdb", "tinycdb"])
 def test_nulls_do_not_matter(way: str, tmp_path: Path) -> None:
     """In the formats that pymilter does not read, entries are found whatever is said of NUL."""
-    config = build(way, tmp_path, {"p": "V"})
+    config = build(way, tmp_path, MAP)
     for config.access_file_nulls in (False, True):
-        assert "V" == policy_of(config, "", "p")
+        assert "BARE" == policy_of(config, "", "bare")
 
 
 def test_values(tmp_path: Path) -> None:
@@ -217,13 +224,13 @@ def test_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_closed(way: str, tmp_path: Path) -> None:
     """Closing twice is no error, asking afterwards is one; entering again opens the map again."""
-    policy = MTAPolicy("x", build(way, tmp_path, {"p": "V"}))
+    policy = MTAPolicy("x", build(way, tmp_path, MAP))
     for _ in range(2):
         with policy:
-            assert "V" == policy.getPolicy("p")
+            assert "BARE" == policy.getPolicy("bare")
         policy.close()
         with pytest.raises(ValueError, match="no map is open"):
-            policy.getPolicy("p")
+            policy.getPolicy("bare")
 
 
 def test_exception_passes(tmp_path: Path) -> None:
@@ -238,12 +245,12 @@ def test_exception_passes(tmp_path: Path) -> None:
 
 def test_dbmopen(way: str, tmp_path: Path) -> None:
     """`dbmopen` gives bytes for bytes, and KeyError for what is not there."""
-    config = build(way, tmp_path, {"p": "V"})
+    config = build(way, tmp_path, MAP)
     end = b"\0" if config.access_file_nulls else b""
     opened = dbmopen(config.access_file, "r")
     try:
         assert isinstance(opened, DB)
-        assert b"V" == opened[b"p" + end].rstrip(b"\0")
+        assert b"BARE" == opened[b"bare" + end].rstrip(b"\0")
         with pytest.raises(KeyError):
             opened[b"q" + end]
     finally:

@@ -118,13 +118,25 @@ BUILT = {
 }
 
 
-def build(name: str, directory: Path, entries: dict[str, str], colon: bool = True) -> Any:
-    """Make a map in the named way; return what a filter's configuration says of it."""
+_made: dict[tuple[str, bytes], bytes] = {}
+
+
+def build(name: str, directory: Path, entries: dict[str, str] | bytes, colon: bool = True) -> Any:
+    """Make a map in the named way; return what a filter's configuration says of it.
+
+    postmap takes its time, so what was made once is copied.
+    """
     way = BUILT[name]
     if way.needs:
         pytest.importorskip(way.needs, reason=f"no package {way.needs}")
-    way.make(directory, as_text(entries))
-    return conf(directory / way.file, nulls=way.nulls, colon=colon)
+    text = entries if isinstance(entries, bytes) else as_text(entries)
+    file = directory / way.file
+    if (name, text) in _made:
+        file.write_bytes(_made[name, text])
+    else:
+        way.make(directory, text)
+        _made[name, text] = file.read_bytes()
+    return conf(file, nulls=way.nulls, colon=colon)
 
 
 def as_text(entries: dict[str, str]) -> bytes:
