@@ -64,10 +64,10 @@ extlist = (
 bad_extensions = ["." + extension for extension in extlist.split(",")]
 
 #: What takes an attachment's place: its name, the host's name, the saved message's name.
-virus_msg = """This message appeared to contain a virus.
-It was originally named '%s', and has been removed.
-A copy of your original message was saved as '%s:%s'.
-See your administrator.
+virus_msg = """An attachment of this message was removed, since it may do harm when opened.
+The name of the attachment: %s
+The message as it came is kept on the host %s, in the file %s.
+If you need the attachment, ask whoever looks after your mail.
 """
 
 # Limits. What exceeds them cannot be looked into, and is answered like a bad attachment.

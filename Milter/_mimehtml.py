@@ -107,7 +107,7 @@ class HTMLScriptFilter(SGMLFilter):
         super().__init__(out)
         self.ignoring = 0
         self.modified = False
-        self.msg = "<!-- WARNING: embedded script removed -->"
+        self.msg = "<!-- a script was taken out of this message -->"
 
     def start_script(self, unused: Attributes) -> None:
         """Begin to drop text."""
