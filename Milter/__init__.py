@@ -15,7 +15,7 @@ from functools import wraps
 from typing import Any as _Any
 from typing import Callable as _Callable
 
-__version__ = "0.1.0"
+__version__ = "1.1.0"
 
 # The counter of uniqueID(); filters look at it. Here before _run is imported, which needs both.
 _seq = 0
