@@ -6,6 +6,7 @@ import base64
 import io
 import os
 import struct
+import socket
 import threading
 import zipfile
 import zlib
@@ -346,7 +347,7 @@ def test_hidden_script(html):
     message = parse(b"Content-Type: text/html\n\n" + html.encode() + b"\n")
     assert mime.defang(message)
     left = message.get_payload(decode=True).decode()
-    assert "<script" not in left.lower().replace("<!-- warning: embedded script removed -->", "")
+    assert "<script" not in left.lower()
     assert not mime.defang(parse(message.as_bytes()))
 
 
@@ -479,7 +480,7 @@ def test_defang_from_several_threads():
             check = lambda name: name if name == f"t{number}" else None  # noqa: E731
             mime.defang(message, f"saved{number}", check)
             text = message.get_payload()
-            if f"'t{number}'" not in text or f":saved{number}'" not in text:
+            if text != mime.virus_msg % (f"t{number}", socket.gethostname(), f"saved{number}"):
                 wrong.append(text)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]

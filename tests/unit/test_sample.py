@@ -269,7 +269,8 @@ def test_a_script(filter_: Any, kept: Path) -> None:
     """A script is cut out of HTML, and what is around it stays."""
     begin(filter_)
     assert Milter.ACCEPT == play(filter_, [MIXED], multipart(HTML_PART))
-    new = filter_._ctx.body()
+    # Without the soft line breaks of quoted-printable (RFC 2045 section 6.7).
+    new = filter_._ctx.body().replace(b"=\r\n", b"")
     assert b"evil" not in new
     assert b"<p>hi</p>" in new
     assert b"<p>there</p>" in new
