@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import os
-import struct
 import socket
+import struct
 import threading
 import zipfile
 import zlib
