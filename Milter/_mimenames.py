@@ -105,19 +105,19 @@ def split_parameters(value: str) -> list[str]:
     return items
 
 
-def unquote(text: str) -> str:
+def unquote(s: str) -> str:
     """Take off one level of quotes, also where something follows the closing quote.
 
     ``"a" junk`` gives ``a``; ``<a>`` gives ``a``; what is not closed stays (API spec 4.2).
     """
-    if len(text) > 1:
-        if text.startswith('"'):
-            end = text.rfind('"')
+    if len(s) > 1:
+        if s.startswith('"'):
+            end = s.rfind('"')
             if end > 0:
-                return text[1:end].replace("\\\\", "\\").replace('\\"', '"')
-        elif text.startswith("<") and text.endswith(">"):
-            return text[1:-1]
-    return text
+                return s[1:end].replace("\\\\", "\\").replace('\\"', '"')
+        elif s.startswith("<") and s.endswith(">"):
+            return s[1:-1]
+    return s
 
 
 def parameters(value: str) -> list[tuple[str, Value]]:
