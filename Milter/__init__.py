@@ -23,6 +23,15 @@ _seq_lock = thread.allocate_lock()
 
 # The module may be only half there, when it is what imports us; so nothing is taken from it.
 import milter as milter  # noqa: E402
+
+# pymilter, installed in the same place, leaves its extension module there, which Python prefers to
+# milter.py; filters would run half on this and half on libmilter.
+if str(getattr(milter, "__file__", "")).endswith(".so"):
+    raise ImportError(
+        f"{milter.__file__} is pymilter's: uninstall pymilter, then install pymilter-cffi again"
+        " (pip install --force-reinstall --no-deps pymilter-cffi)"
+    )
+
 from Milter._base import (  # noqa: E402
     Base,
     DisabledAction,
