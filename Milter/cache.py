@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 import time
 from typing import Any, Optional
 
@@ -35,6 +36,8 @@ class AddrCache:
         self.age = renew
         self.cache: dict[str, tuple[Optional[float], Any]] = {}
         self.fname = fname
+        # For what is looked up and then changed; not held while the file is written.
+        self._lock = threading.Lock()
 
     def load(self, fname: str, age: float = 0) -> None:
         """Read the file *fname*, and have it written to from now on.
@@ -82,45 +85,48 @@ class AddrCache:
                 return False
             if when < oldest:
                 return False
-        self.cache[words[0].lower()] = (when, None)
+        with self._lock:
+            self.cache[words[0].lower()] = (when, None)
         return True
 
     def has_precise_key(self, addr: Optional[str]) -> bool:
         """Tell whether *addr* itself, not its domain, has a result that is not too old."""
         if not addr:
             return False
-        key = addr.lower()
-        entry = self.cache.get(key)
-        if entry is None:
-            return False
-        when = entry[0]
-        if not when or when > time.time() - self.age * _DAY:
-            return True
-        self.cache.pop(key, None)
-        return False
+        with self._lock:
+            return self._entry(addr.lower()) is not None
 
-    def _key(self, addr: Optional[str]) -> Optional[str]:
-        """Return what stands in the cache for *addr*: itself or what follows an ``@`` of it."""
-        while addr:
-            if self.has_precise_key(addr):
-                return addr.lower()
-            addr = addr.partition("@")[2]
+    def _entry(self, key: str) -> Optional[tuple[Optional[float], Any]]:
+        """Return what is kept for *key* and not too old; forget what is. The lock is held."""
+        entry = self.cache.get(key)
+        if entry is None or not entry[0] or entry[0] > time.time() - self.age * _DAY:
+            return entry
+        del self.cache[key]
         return None
 
     def has_key(self, addr: Optional[str]) -> bool:
-        """Tell whether *addr*, or its domain, has a result that is not too old."""
-        return self._key(addr) is not None
+        """Tell whether *addr*, or what follows its first ``@``, has a result not too old."""
+        if not addr:
+            return False
+        return self.has_precise_key(addr) or self.has_precise_key(addr.partition("@")[2])
 
     __contains__ = has_key
 
     def __getitem__(self, addr: str) -> Any:
-        """Return the result for *addr*, else for its domain. Raises KeyError for neither."""
-        key = self._key(addr)
-        try:
-            # Another thread may just have found it too old.
-            return self.cache[key or ""][1]
-        except KeyError:
-            raise KeyError((addr or "").partition("@")[2] or addr) from None
+        """Return the result for *addr*, else for what follows its first ``@``, or the next one.
+
+        Raises KeyError, with what follows the last ``@`` in lower case, if there is none.
+        """
+        key = addr.lower()
+        with self._lock:
+            while True:
+                entry = self._entry(key)
+                if entry is not None:
+                    return entry[1]
+                _, at, rest = key.partition("@")
+                if not at:
+                    raise KeyError(key)
+                key = rest
 
     def addperm(self, addr: str, res: Any = None) -> None:
         """Remember *addr* (an address or a domain) for ever.
@@ -128,13 +134,14 @@ class AddrCache:
         A result that it has stays, in place of *res*. One that is not true is written to the file,
         which there must be: TypeError without one.
         """
-        if self.has_precise_key(addr):
-            entry = self.cache.get(addr.lower())
+        key = addr.lower()
+        with self._lock:
+            entry = self._entry(key)
             if entry is not None:
                 if entry[0] is None:
                     return
                 res = entry[1]
-        self.cache[addr.lower()] = (None, res)
+            self.cache[key] = (None, res)
         if not res:
             if self.fname is None:
                 raise TypeError("addperm: the cache has no file")
@@ -143,7 +150,8 @@ class AddrCache:
     def __setitem__(self, addr: str, res: Any) -> None:
         """Remember *res* for *addr*, in the file as well if it is not true and there is a file."""
         now = time.time()
-        self.cache[addr.lower()] = (now, res)
+        with self._lock:
+            self.cache[addr.lower()] = (now, res)
         if not res and self.fname is not None:
             self._append(f"{addr} {time.strftime(self.time_format, time.localtime(now))}")
 

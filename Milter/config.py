@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from configparser import ConfigParser, NoOptionError
+from configparser import ConfigParser, NoOptionError, NoSectionError
 from typing import Any, Callable, Optional, TypeVar, Union
 
 __all__ = ["MilterConfigParser"]
@@ -41,8 +41,10 @@ class MilterConfigParser(ConfigParser):
         *fallback*. So None means that there is none at all; nothing is raised for it. *raw* and
         *vars* as for `ConfigParser.get`.
         """
-        if self.has_option(sect, opt) or opt in (kwargs.get("vars") or ()):
+        try:
             return ConfigParser.get(self, sect, opt, **kwargs)
+        except (NoOptionError, NoSectionError):
+            pass
         if fallback:
             return fallback
         return self.defaults.get(opt, fallback)

@@ -58,13 +58,17 @@ class PLock:
         self.lockname = lockname
         try:
             if present is not None:
-                os.fchown(handle, -1, present.st_gid)
+                try:
+                    os.fchown(handle, -1, present.st_gid)
+                except OSError:
+                    if strict_perms:
+                        raise
+            # After the group, which may take bits away; not by the umask, which is the whole
+            # process's.
+            os.fchmod(handle, mode & ~stat.S_IWOTH)
         except OSError:
-            if strict_perms:
-                self.unlock()
-                raise
-        # After the group, which may take bits away; not by the umask, which is the whole process's.
-        os.fchmod(handle, mode & ~stat.S_IWOTH)
+            self.unlock()
+            raise
         return self.fp
 
     def wlock(self, lockname: Optional[str] = None) -> IO[str]:

@@ -67,8 +67,8 @@ ip6re = re.compile(
     re.IGNORECASE,
 )
 
-#: What may be a host name; to be used with ``match``.
-dnsre = re.compile(r"[a-z][-a-z0-9.]+\Z", re.IGNORECASE)
+#: What may be a host name; as above.
+dnsre = re.compile(r"[a-z][-a-z0-9.]+$", re.IGNORECASE)
 
 
 # ---- IP addresses ----
@@ -155,12 +155,14 @@ def iniplist(ipaddr: str, iplist: Iterable[str]) -> bool:
         raise ValueError("Invalid ip syntax:" + ipaddr)
     for pattern in iplist:
         host, slash, bits = pattern.partition("/")
+        # As the lines of a file come.
+        name = host.rstrip("\n")
         if ip4re.match(host):
-            networks = [(socket.AF_INET, addr2bin(host))]
+            networks = [(socket.AF_INET, addr2bin(name))]
         elif ip6re.match(host):
-            networks = [(socket.AF_INET6, addr2bin(host))]
+            networks = [(socket.AF_INET6, addr2bin(name))]
         elif dnsre.match(host):
-            networks = _lookup(host, family)
+            networks = _lookup(name, family)
         else:
             if fnmatchcase(ipaddr, pattern):
                 return True
@@ -220,8 +222,9 @@ def parseaddr(t: str) -> tuple[str, str]:
     """Split an address of a header into name and address, also some that are not well-formed.
 
     *t*: the header's value. Returns what `email.utils.parseaddr` does, which is ``('', '')`` for
-    nothing, and repairs what it gives up on if the text ends in ``>``: then all before the first
-    ``<`` is the name.
+    nothing and for what it cannot read, however deeply nested. A text that ends in ``>`` in which
+    it finds no name or no address is read again with all before the first ``<`` taken for the name,
+    and without a source route (API spec 3.14).
 
     Do not decide by the result who sent a message: a header may hold several addresses, and mail
     programs differ in what they show of a malformed one. Newer Pythons give ``('', '')`` for such a
@@ -229,37 +232,46 @@ def parseaddr(t: str) -> tuple[str, str]:
     since filters compare it with lists.
     """
     name, address = _parseaddr(t)
-    if not name and t.endswith(">"):
-        before, bracket, after = t.partition("<")
-        if before.strip() and bracket:
-            after = after[:-1]
-            if after.startswith("@"):
-                after = after.rpartition(":")[2] if ":" in after else ""
-            return before.strip(), after
+    if t.endswith(">") and not (name and address):
+        before, _bracket, after = t.partition("<")
+        # There is always a bracket after what has a name; what begins with one has none to repair.
+        if before and before != t:
+            route, _colon, rest = after.rpartition(":")
+            if route:
+                after = rest
+            before = before.strip()
+            return _parseaddr(f"{before}<{after}" if name else f'"{before}" <{after}')
     return name, address
 
 
 def _parseaddr(t: str) -> tuple[str, str]:
+    """Parse as the standard library did before it became strict; ``('', '')`` if it gives up."""
     try:
         # Pythons from 3.13 on, and late releases of earlier ones.
         return email.utils.parseaddr(t, strict=False)
+    except RecursionError:
+        # It calls itself for each parenthesis, group and route, of which a sender may write many.
+        return "", ""
     except TypeError:
         if not isinstance(t, str):
             raise
+    try:
         return email.utils.parseaddr(t)
+    except RecursionError:
+        return "", ""
 
 
 # ---- Header text ----
 
-#: An encoded word (RFC 2047), for the parts of a text that are none.
-_ENCODED_WORD = re.compile(r"(=\?[^?]*\?[qb]\?.*?\?=)", re.IGNORECASE | re.DOTALL)
+#: An encoded word (RFC 2047), for the parts of a line that are none.
+_ENCODED_WORD = re.compile(r"(=\?[^?]*\?[qb]\?.*?\?=)", re.IGNORECASE)
 
 
 def parse_header(val: str) -> str:
     """Return a header's value with its encoded words (RFC 2047) decoded.
 
     A value without any, or with one that cannot be decoded at all, is returned as it is. Bytes that
-    do not fit their charset become U+FFFD; words in an unknown charset are read as ASCII. Raises
+    do not fit their charset become U+FFFD; words in an unknown charset are read as UTF-8. Raises
     TypeError for what is not `str`.
 
     >>> parse_header("=?iso-8859-1?Q?Peter_=D8rum?= <orum@ditas.dk>")
@@ -269,21 +281,27 @@ def parse_header(val: str) -> str:
         raise TypeError(f"a header's value is str, not {type(val).__name__}")
     if "=?" not in val:
         return val
-    # The standard library writes what it does not decode with Python's escapes, which a backslash
-    # of the text would be mistaken for.
-    stand_in = "\\"
-    if "\\" in val:
-        stand_in = next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in val)
-        parts = _ENCODED_WORD.split(val)
-        parts[::2] = [part.replace("\\", stand_in) for part in parts[::2]]
-        val = "".join(parts)
-    result = val
+    # Two characters of text outside of encoded words mislead the standard library: it writes what
+    # it does not decode with Python's escapes, which a backslash would be mistaken for; and it
+    # looks for the end of a word from each "=?" to the end of the line, which takes the square of
+    # the line's length where there is none. Two others stand for them until it is done.
+    free = (c for c in map(chr, range(0xE000, 0xF900)) if c not in val)
+    backslash, question = next(free, ""), next(free, "")
+    if not question:
+        return val  # it holds all that there are for private use: no text
+    lines = []
+    for line in val.splitlines(keepends=True):
+        end = line.rfind("?=") + 2 if "?=" in line else 0
+        parts = _ENCODED_WORD.split(line[:end])
+        parts[::2] = [part.replace("\\", backslash) for part in parts[::2]]
+        tail = line[end:].replace("\\", backslash).replace("?", question)
+        lines.append("".join(parts) + tail)
     try:
-        pieces = email.header.decode_header(val)
+        pieces = email.header.decode_header("".join(lines))
         result = "".join(_decode_piece(piece, charset) for piece, charset in pieces)
     except (ValueError, email.errors.MessageError):
-        pass
-    return result.replace(stand_in, "\\")
+        return val
+    return result.replace(backslash, "\\").replace(question, "?")
 
 
 def _decode_piece(piece: Union[str, bytes], charset: Optional[str]) -> str:
@@ -296,7 +314,7 @@ def _decode_piece(piece: Union[str, bytes], charset: Optional[str]) -> str:
         # A language may follow the charset (RFC 2231 section 5).
         return piece.decode(charset.partition("*")[0], "replace")
     except LookupError:
-        return piece.decode("ascii")
+        return piece.decode()
 
 
 def decode(s: str, convert_eols: Optional[str] = None) -> Union[bytes, str, None]:

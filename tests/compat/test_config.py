@@ -68,6 +68,9 @@ def test_get_passes_its_keywords_on(config: MilterConfigParser) -> None:
     """`raw` and `vars` are those of ConfigParser."""
     assert "%(number)s!" == config.get("sect", "interpolated", raw=True)
     assert "5!" == config.get("sect", "interpolated", vars={"number": "5"})
+    assert "v" == config.get("sect", "nosuch", vars={"NoSuch": "v"})
+    assert config.get("nosuch", "nosuch", vars={"nosuch": "v"}) is None
+    assert 7 == config.get("nosuch", "seven", vars={"seven": "v"})
 
 
 def test_defaults(config: MilterConfigParser) -> None:

@@ -145,6 +145,20 @@ def test_group_that_cannot_be(path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     lock.commit()
 
 
+def test_mode_that_cannot_be(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock whose permissions cannot be set is not held, and not left behind."""
+
+    def refuse(*args: object) -> None:
+        raise PermissionError("no")
+
+    monkeypatch.setattr(plock.os, "fchmod", refuse)
+    lock = PLock(str(path))
+    with pytest.raises(PermissionError):
+        lock.lock()
+    assert lock.fp is None
+    assert [] == os.listdir(path.parent)
+
+
 def test_strict_without_a_file(path: Path) -> None:
     """Nothing there to take the group from: FileNotFoundError (pymilter: UnboundLocalError)."""
     with pytest.raises(FileNotFoundError):
