@@ -74,16 +74,14 @@ def open_map(name: str | os.PathLike[str], fold: bool = True) -> Map:
         ImportError: it needs an extra that is not installed.
     """
     path = _find(os.fspath(name))
-    with open(path, "rb") as file:
+    with _lock, open(path, "rb") as file:
         kind = _recognise(path, file)
-        if kind == "berkeleydb":
-            pass  # the library opens it itself
-        elif kind == "cdb":
+        if kind == "cdb":
             return CdbMap(path, file)
-        elif kind == "lmdb":
-            return DictMap(path, _remembered(path, file, "lmdb"))
-        else:
-            return DictMap(path, _remembered(path, file, "folded" if fold else "text"))
+        if kind == "lmdb":
+            return DictMap(path, _remembered(path, file, kind))
+        if kind == "text":
+            return DictMap(path, _remembered(path, file, "folded" if fold else kind))
     return BerkeleyMap(path)
 
 
@@ -282,8 +280,8 @@ def _extra(module: str, path: str, what: str, extra: str) -> Any:
 
 # -- reading whole ---------------------------------------------------------------------------------
 
-# Also keeps threads from opening one LMDB file twice, and from dropping each other's file locks,
-# which belong to the process.
+# Held while a file is open here: LMDB forbids two handles of one file, and the locks on it, which
+# belong to the process, go when any of its descriptors is closed.
 _lock = threading.Lock()
 _contents: dict[tuple[str, str], tuple[tuple[int, ...], dict[bytes, bytes]]] = {}
 
@@ -304,25 +302,26 @@ def _state(file: BinaryIO) -> tuple[int, ...]:
 
 
 def _remembered(path: str, file: BinaryIO, kind: str) -> dict[bytes, bytes]:
-    """Return what the file holds, without reading it again if it is the same as before."""
+    """Return what the file holds, without reading it again if it is the same as before.
+
+    Called with the lock held.
+    """
     key = (os.path.abspath(path), kind)
-    with _lock:
-        state = _state(file)
-        known = _contents.get(key)
-        if known is not None and known[0] == state:
-            return known[1]
-        _contents.pop(key, None)
-        if kind == "lmdb":
-            items = _read_lmdb(path, file)
-        else:
-            items = dict(_read_text(path, file, fold=kind == "folded"))
-        # A file that was changed just now may change again without its times telling, since the
-        # kernel's clock for them is coarse.
-        if state == _state(file) and time.time() - max(state[3:]) / 1e9 > _SETTLED:
-            while len(_contents) >= _REMEMBERED:
-                del _contents[next(iter(_contents))]
-            _contents[key] = (state, items)
-        return items
+    state = _state(file)
+    known = _contents.pop(key, None)
+    if known is not None and known[0] == state:
+        items = known[1]
+    elif kind == "lmdb":
+        items = _read_lmdb(path, file)
+    else:
+        items = dict(_read_text(path, file, fold=kind == "folded"))
+    # A file that was changed just now may change again without its times telling, since the
+    # kernel's clock for them is coarse.
+    if state == _state(file) and time.time() - max(state[3:]) / 1e9 > _SETTLED:
+        while len(_contents) >= _REMEMBERED:
+            del _contents[next(iter(_contents))]
+        _contents[key] = (state, items)  # as the last one: those used least go first
+    return items
 
 
 def _read_lmdb(path: str, file: BinaryIO) -> dict[bytes, bytes]:

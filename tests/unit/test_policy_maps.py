@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.accessmaps import BUILT, as_text, build, makemap, postmap, program, run
+from harness.accessmaps import BUILT, as_text, build, conf, makemap, postmap, program, run
 from Milter import _policymaps
 from Milter._policymaps import PolicyMapError, open_map
-from Milter.policy import DB, dbmopen
+from Milter.policy import DB, MTAPolicy, dbmopen
 
 
 def value(path: Path, key: bytes, fold: bool = True) -> bytes | None:
@@ -187,6 +187,16 @@ def test_folding_is_remembered_apart(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "map").write_bytes(b"K V\n")
     assert [b"V", None] == [value(tmp_path / "map", b"k", fold) for fold in (True, False)]
     assert [None, b"V"] == [value(tmp_path / "map", b"K", fold) for fold in (True, False)]
+
+
+def test_folding_in_the_configuration(tmp_path: Path) -> None:
+    """A policy keeps the case of keys if the configuration says so, and else does not."""
+    (tmp_path / "map").write_bytes(b"P:User@d V\n")
+    told = conf(tmp_path / "map", access_file_fold=False)
+    with MTAPolicy("User@d", told) as policy:
+        assert ["V", None] == [policy.getPolicy(prefix) for prefix in "Pp"]
+    with MTAPolicy("user@d", conf(tmp_path / "map")) as policy:
+        assert [None, "V"] == [policy.getPolicy(prefix) for prefix in "Pp"]
 
 
 # -- names and formats -----------------------------------------------------------------------------
