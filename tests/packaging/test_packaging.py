@@ -51,8 +51,11 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     expected = {
         name
         for name in source_files()
-        if name in ("milter.py", "mime.py")
-        or (name.startswith("Milter/") and name.endswith((".py", ".pyi", "py.typed")))
+        if name == "milter.py"
+        or (
+            name.startswith(("Milter/", "mime/", "milter-stubs/"))
+            and name.endswith((".py", ".pyi", "py.typed"))
+        )
     }
     assert expected == names - engines
     assert "Milter/py.typed" in names

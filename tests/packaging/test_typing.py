@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import shutil
 import sys
@@ -45,3 +46,17 @@ def test_types_are_looked_at(installed: Path, tmp_path: Path) -> None:
     assert ['"int"', '"list[str]"', '"str | None"'] == [
         line.rpartition(" is ")[2] for line in shown.splitlines() if "Revealed" in line
     ]
+
+
+def test_the_stub_of_milter_is_complete() -> None:
+    """It has the names of the module, from where the module has them."""
+
+    def imports(path: Path) -> set[tuple[str, str]]:
+        return {
+            (node.module or "", alias.name)
+            for node in ast.parse(path.read_text("utf-8")).body
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+
+    assert imports(ROOT / "milter.py") == imports(ROOT / "milter-stubs" / "__init__.pyi")

@@ -22,7 +22,7 @@ from binascii import a2b_base64, a2b_uu
 from collections.abc import Iterator
 from email import encoders
 from email.generator import BytesGenerator
-from email.message import Message, _parseparam  # type: ignore[attr-defined]
+from email.message import Message, _parseparam  # type: ignore[attr-defined]  # noqa: F401  (tests of filters look at it)
 from email.utils import quote
 from quopri import decodestring as decode_quoted_printable
 from typing import Any, BinaryIO, Callable, Optional, Union
