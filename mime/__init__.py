@@ -22,10 +22,13 @@ from binascii import a2b_base64, a2b_uu
 from collections.abc import Iterator
 from email import encoders
 from email.generator import BytesGenerator
-from email.message import Message, _parseparam  # type: ignore[attr-defined]  # noqa: F401  (tests of filters look at it)
+from email.message import (  # type: ignore[attr-defined]
+    Message,
+    _parseparam,  # noqa: F401 (filters' tests look at it)
+)
 from email.utils import quote
 from quopri import decodestring as decode_quoted_printable
-from typing import Any, BinaryIO, Callable, Optional, Union
+from typing import Any, BinaryIO, Callable, Optional
 from zipfile import BadZipFile
 
 import Milter
