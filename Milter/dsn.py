@@ -6,6 +6,7 @@ exchangers, or, without one, only asks them whether they would take it (call-bac
 
 from __future__ import annotations
 
+import re
 import smtplib
 import socket
 import ssl
@@ -154,7 +155,10 @@ class _Client(smtplib.SMTP):
     def getreply(self) -> tuple[int, bytes]:
         if self.file is None and self.sock is not None:
             self.file = _Lines(self)
-        return super().getreply()
+        code, text = super().getreply()
+        if code < 0:  # smtplib's way to say so
+            raise smtplib.SMTPServerDisconnected("not a reply")
+        return code, text
 
     def send(self, s: Any) -> None:
         if self.sock is not None:
@@ -165,10 +169,6 @@ class _Client(smtplib.SMTP):
         if self.sock is not None:
             self.sock.settimeout(self._left())
         return super().starttls(*args, **kwargs)
-
-    def close(self) -> None:
-        # Also after an error in the middle; QUIT waits for nobody who does not answer.
-        super().close()
 
     def __exit__(self, *args: object) -> None:
         try:
@@ -276,6 +276,8 @@ def _send(smtp: _Client, sender: str, recipient: str, msg: Union[str, bytes, Mes
         data = msg.encode("utf-8", "surrogateescape")
     else:
         data = msg
+    # RFC 5321 section 2.3.8: no line ends otherwise.
+    data = re.sub(rb"\r\n|\r|\n", b"\r\n", data)
     options = () if data.isascii() or not smtp.has_extn("8bitmime") else ("BODY=8BITMIME",)
     smtp.sendmail(sender, recipient, data, options)
 
