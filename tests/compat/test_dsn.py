@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from dsn_support import Evil, Recorder, certificate, script, server
 
 import Milter
-from harness.smtp_server import Evil, Recorder, certificate, script, server
 from Milter import dsn
 from Milter.dns import DNSError
 from Milter.dsn import create_msg, send_dsn
