@@ -28,6 +28,7 @@ from Milter._constants import (
 from Milter._context import Context, to_text
 from Milter._engine import ffi, lib
 from Milter._errors import error
+from Milter._forks import end_copy
 from Milter._reply import reply_text
 from Milter._tables import rows
 
@@ -341,6 +342,8 @@ class Dispatcher:
                 context._step = step
                 try:
                     verdict = invokers[step](callback, context, text)
+                    if server.copied:
+                        end_copy(None)
                     if verdict is not CONTINUE and verdict is not NOREPLY:
                         verdict = self._check_status(verdict, step)
                 except BaseException as problem:
@@ -387,6 +390,8 @@ class Dispatcher:
             done += 1
             try:
                 verdict = filter.header(name, value)
+                if self._server.copied:
+                    end_copy(None)
                 if verdict is NOREPLY:
                     continue
                 verdict = self._check_status(verdict, _HEADER)
@@ -465,6 +470,8 @@ class Dispatcher:
     def _failed(self, problem: BaseException, context: Context, step: int) -> int:
         """Logs what a callback raised and returns what the exception policy says."""
         server = self._server
+        if server.copied:
+            end_copy(problem)
         # As pymilter does, on standard error; and in the log, for those who read that.
         with contextlib.suppress(Exception):
             traceback.print_exception(type(problem), problem, problem.__traceback__)

@@ -17,7 +17,7 @@ import threading
 import time
 from typing import Any, Callable
 
-from Milter import _dispatch
+from Milter import _dispatch, _forks
 from Milter._constants import CURR_ACTS, TEMPFAIL, VERSION
 from Milter._context import to_bytes, to_c_int
 from Milter._dispatch import log
@@ -164,6 +164,7 @@ class Server:
         self.threads: int | None = None  # what main() takes for None, as of the next two
         self.workers: int | None = None
         self.worker_connections: int | None = None
+        self.copied = False  # this process was forked from the one that serves
         self.shared = False  # other processes accept from the same socket
         self.drain = DRAIN  # seconds that open transactions get when it stops
         self._name: str | None = None
@@ -481,6 +482,7 @@ class Server:
         """Starts the first thread, waits for the end, and sees all threads off."""
         if lib.mlt_server_start(self.engine) != lib.MLT_OK:
             raise error(f"cannot run main: {self.problem()}")
+        _forks.serving(self)
         bell = self._bell = Bell()
         crew: ThreadPerConnection | Pool = (
             Pool(self, threads, bell) if threads else ThreadPerConnection(self)

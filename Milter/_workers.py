@@ -19,7 +19,6 @@ import os
 import random
 import signal
 import socket
-import sys
 import threading
 import time
 import warnings
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, Callable, NoReturn, Union
 from Milter._dispatch import log
 from Milter._engine import lib
 from Milter._errors import error
+from Milter._forks import end_process, flush
 from Milter._signals import SIGNALS, Bell, StopOnSignals
 
 if TYPE_CHECKING:
@@ -108,17 +108,9 @@ def _listen(channel: socket.socket) -> bytes | None:
         return None
 
 
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (AttributeError, ValueError, OSError):
-            pass  # a daemon has none
-
-
 def _fork() -> int:
     """Forks, as os.fork() does, without Python's own remark on threads."""
-    _flush()  # or each worker would write what is left in there
+    flush()  # or each worker would write what is left in there
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
@@ -268,14 +260,7 @@ def _be_worker(
     except BaseException:
         log(logging.ERROR, "%s: worker %d failed", server.name, os.getpid(), exc_info=True)
     finally:
-        try:
-            atexit._run_exitfuncs()
-            logging.shutdown()
-            _flush()
-        except BaseException:
-            pass  # nobody is left to tell
-        finally:
-            os._exit(status)
+        end_process(status)
 
 
 # -- in the supervisor -----------------------------------------------------------------------------

@@ -1192,6 +1192,51 @@ def test_a_callback_that_forks(start: Callable[[str, int], Program], threads: in
     assert 0 == program.end()
 
 
+FORKS_AND_COMES_BACK = """
+warnings.simplefilter("ignore", DeprecationWarning)
+import atexit
+atexit.register(lambda: say("atexit"))
+class Mine(Milter.Base):
+    def child(self, work):
+        child = os.fork()
+        if child == 0:
+            say("child")
+            return work()
+        # Before the parent's own answer, so that a second one would come first.
+        say("status", os.WEXITSTATUS(os.waitpid(child, 0)[1]))
+        return Milter.CONTINUE
+    def envfrom(self, sender, *params):
+        return self.child(sys.exit)
+    def envrcpt(self, recipient, *params):
+        return self.child(lambda: sys.exit(9))
+    def data(self):
+        return self.child(lambda: 1 / 0)
+    @Milter.noreply
+    def header(self, name, value):
+        return self.child(lambda: Milter.CONTINUE)
+    def eom(self):
+        return self.child(lambda: Milter.REJECT)
+"""
+
+
+def test_a_child_comes_back(start: Callable[[str, int], Program], threads: int) -> None:
+    """A child that returns from the callback which forked it, raises or calls sys.exit() ends, as
+    by then it has nothing to say to the mail server: the only answer is its parent's."""
+    program = start(FORKS_AND_COMES_BACK, threads)
+    mta = program.mta(C, H)
+    for commands, statuses in (([M], [0]), ([R], [9]), ([T], [1]), ([L, L, E], [0, 0, 0])):
+        mta.send(*commands)
+        for status in statuses:
+            assert ["child", "atexit", f"status {status}"] == [program.line() for _ in range(3)]
+        mta.expect(b"\0\0\0\1c")
+    mta.send(Q)
+    assert b"" == mta.read_all()
+    mta.close()
+    program.process.terminate()
+    assert ["end None", "atexit"] == [program.line(), program.line()]
+    assert 0 == program.end()
+
+
 def test_signals(start: Callable[[str, int], Program], threads: int) -> None:
     """SIGTERM lets a message that has begun go on, for as long as the drain says; a second one does
     not."""
