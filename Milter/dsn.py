@@ -26,6 +26,14 @@ Failure = Union[tuple[int, Union[bytes, str]], dict[str, tuple[int, bytes]]]
 #: others.
 CONNECT_TIMEOUT = 30.0
 
+#: Seconds for the answer to QUIT, on which nothing depends.
+QUIT_TIMEOUT = 5.0
+
+#: Bytes of one reply with all its lines (RFC 5321 section 4.5.3.1.5 asks for 512 in a line).
+REPLY_LIMIT = 65536
+
+_SLICE = 16384  # bytes; a record of TLS
+
 
 class _Final(Exception):
     """No other host is to be asked: what `send_dsn` returns."""
@@ -50,11 +58,11 @@ def send_dsn(
     """Send *msg* to the address *mailfrom*, or ask whether a message could be sent.
 
     *mailfrom*: the address, without angle brackets. *receiver*: our host's name, for HELO. *msg*:
-    the message; None: only ask. *timeout*: seconds for all of it together, however slowly the
-    servers talk (but the system's resolver takes what it takes for a host's address). *session*:
-    what is asked for MX records, by its method ``dns(name, "MX")``; by default a new
-    `Milter.dns.Session`. *ourfrom*: the envelope's sender; by default empty, as RFC 3464 section 2
-    has it. *port*: of the servers.
+    the message; None, or an empty one: only ask. *timeout*: seconds for all of it together,
+    however slowly the servers talk (but the system's resolver takes what it takes for a host's
+    address). *session*: what is asked for MX records, by its method ``dns(name, "MX")``; by default
+    a new `Milter.dns.Session`. *ourfrom*: the envelope's sender; by default empty, as RFC 3464
+    section 2 has it. *port*: of the servers.
 
     STARTTLS is used where it is offered, with whatever certificate the server has; if that fails
     the message goes in plain text, as mail servers do it (RFC 7435). *tls_context* says what to
@@ -62,7 +70,8 @@ def send_dsn(
 
     Returns None on success. Else ``(code, text)``: what a server said to the sender, the recipient
     or the message, its text as bytes; or 556 for a domain that takes no mail (RFC 7505), 553 for a
-    server without a name or with ours, 450 if the DNS does not answer, if time is up, or if no
+    server without a name or with ours, or for an address that is not ASCII where the server has no
+    SMTPUTF8 (RFC 6531), 450 if the DNS does not answer, if time is up, or if no
     server would talk to us.
 
     Raises ValueError for an address that is none, ImportError without *session* and dnspython. May
@@ -70,7 +79,9 @@ def send_dsn(
     """
     deadline = time.monotonic() + timeout
     domain = mailfrom.rpartition("@")[2]
-    if "@" not in mailfrom or not domain or any(c.isspace() or c < " " for c in mailfrom):
+    # A blank may stand in a quoted local part; control characters would be commands of their own.
+    controls = any(c < " " or c == "\x7f" for c in mailfrom)
+    if "@" not in mailfrom or not domain or controls or any(c.isspace() for c in domain):
         raise ValueError(f"not an address: {mailfrom!r}")
     late: Failure = (450, f"No MX response within {timeout / 60.0:f} minutes")
     try:
@@ -155,15 +166,21 @@ class _Client(smtplib.SMTP):
     def getreply(self) -> tuple[int, bytes]:
         if self.file is None and self.sock is not None:
             self.file = _Lines(self)
+        if self.file is not None:
+            self.file.room = REPLY_LIMIT
         code, text = super().getreply()
-        if code < 0:  # smtplib's way to say so
+        if not 200 <= code <= 599:
             raise smtplib.SMTPServerDisconnected("not a reply")
         return code, text
 
     def send(self, s: Any) -> None:
-        if self.sock is not None:
-            self.sock.settimeout(self._left())
-        super().send(s)
+        # In slices, since under TLS the time-out is one for each of them.
+        if isinstance(s, str):
+            s = s.encode(self.command_encoding)
+        for start in range(0, len(s), _SLICE):
+            if self.sock is not None:
+                self.sock.settimeout(self._left())
+            super().send(s[start : start + _SLICE])
 
     def starttls(self, *args: Any, **kwargs: Any) -> tuple[int, bytes]:
         if self.sock is not None:
@@ -173,6 +190,7 @@ class _Client(smtplib.SMTP):
     def __exit__(self, *args: object) -> None:
         try:
             if self.sock is not None:
+                self.deadline = min(self.deadline, time.monotonic() + QUIT_TIMEOUT)
                 self.docmd("QUIT")
         except (smtplib.SMTPException, OSError, ValueError):
             pass
@@ -187,6 +205,7 @@ class _Lines:
         self._client = client
         self._sock = client.sock
         self._data = b""
+        self.room = REPLY_LIMIT
 
     def readline(self, limit: int) -> bytes:
         while b"\n" not in self._data and len(self._data) < limit:
@@ -198,6 +217,9 @@ class _Lines:
             self._data += more
         end = self._data.find(b"\n") + 1 or len(self._data)
         line, self._data = self._data[: min(end, limit)], self._data[min(end, limit) :]
+        self.room -= len(line)
+        if self.room < 0:
+            raise smtplib.SMTPServerDisconnected("too long a reply")
         return line
 
     def close(self) -> None:
@@ -249,18 +271,28 @@ def _deliver(
     ourfrom: str,
 ) -> None:
     """Bring the message, or ask; raise `_Final` if the server refuses."""
-    if msg is None:
-        code, text = smtp.mail(ourfrom)
-        if code == 250:
-            code, text = smtp.rcpt(mailfrom)
+    utf8: tuple[str, ...] = ()
+    if not (mailfrom.isascii() and ourfrom.isascii()):
+        if not smtp.has_extn("smtputf8"):
+            raise _Final((553, f"Not an ASCII address, and no SMTPUTF8: {smtp._host}"))  # type: ignore[attr-defined]
+        utf8 = ("SMTPUTF8",)
+    if not msg:
+        code, text = smtp.mail(ourfrom, utf8)
+        if code != 250:
+            raise _Final((code, text))
+        code, text = smtp.rcpt(mailfrom)
         if code not in (250, 251):
             raise _Final((code, text))
         return
     try:
         try:
-            _send(smtp, ourfrom, mailfrom, msg)
-        except smtplib.SMTPSenderRefused:
-            _send(smtp, f"postmaster@{receiver}", mailfrom, msg)
+            _send(smtp, ourfrom, mailfrom, msg, utf8)
+        except smtplib.SMTPSenderRefused as refused:
+            try:
+                _send(smtp, f"postmaster@{receiver}", mailfrom, msg, utf8)
+            except smtplib.SMTPServerDisconnected:
+                # Some hang up on those whom they refuse.
+                raise refused from None
     except smtplib.SMTPRecipientsRefused as refused:
         replies = refused.recipients
         raise _Final(next(iter(replies.values())) if len(replies) == 1 else replies) from None
@@ -269,16 +301,28 @@ def _deliver(
         raise _Final((refused.smtp_code, error)) from None
 
 
-def _send(smtp: _Client, sender: str, recipient: str, msg: Union[str, bytes, Message]) -> None:
+def _flat(msg: Message) -> Union[str, bytes]:
+    try:
+        return msg.as_bytes()
+    except UnicodeError:  # text put in without a word on its encoding, as `create_msg` does
+        return msg.as_string()
+
+
+def _send(
+    smtp: _Client,
+    sender: str,
+    recipient: str,
+    msg: Union[str, bytes, Message],
+    options: tuple[str, ...],
+) -> None:
     if isinstance(msg, Message):
-        data = msg.as_bytes()
-    elif isinstance(msg, str):
-        data = msg.encode("utf-8", "surrogateescape")
-    else:
-        data = msg
+        msg = _flat(msg)
+    if isinstance(msg, str):
+        msg = msg.encode("utf-8", "surrogateescape")
     # RFC 5321 section 2.3.8: no line ends otherwise.
-    data = re.sub(rb"\r\n|\r|\n", b"\r\n", data)
-    options = () if data.isascii() or not smtp.has_extn("8bitmime") else ("BODY=8BITMIME",)
+    data = re.sub(rb"\r\n|\r|\n", b"\r\n", msg)
+    if not data.isascii() and smtp.has_extn("8bitmime"):
+        options = (*options, "BODY=8BITMIME")
     smtp.sendmail(sender, recipient, data, options)
 
 

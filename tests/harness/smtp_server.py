@@ -33,9 +33,7 @@ def aiosmtpd(
 ) -> Iterator[int]:
     """Run aiosmtpd on 127.0.0.1; gives its port. With *context* it offers STARTTLS."""
     options.setdefault("server_hostname", "mx.example")
-    controller = Controller(
-        handler, hostname="127.0.0.1", port=0, tls_context=context, server_kwargs=options
-    )
+    controller = Controller(handler, hostname="127.0.0.1", port=0, tls_context=context, **options)
     # Before it serves, to know the port: the controller cannot tell which one 0 became.
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -134,7 +132,7 @@ class Scripted:
                 if in_data and line != b".\r\n":
                     continue
                 verb = "." if in_data else line.split()[0].decode("latin-1").upper()
-                in_data = verb == "DATA" and self._reply(verb, peek=True)[:1] == b"3"
+                in_data = verb == "DATA" and (self._reply(verb, peek=True) or b"")[:1] == b"3"
                 if not self._say(conn, verb) or verb == "QUIT":
                     return
 
@@ -156,3 +154,52 @@ class Scripted:
             return False
         conn.sendall(reply + b"\r\n")
         return True
+
+
+class Reluctant:
+    """A server for one client that takes a message a few bytes at a time, and never all of it.
+
+    Args:
+        context: with which it offers STARTTLS; None: it does not.
+
+    Attributes: `port`; `taken`, bytes of the message.
+    """
+
+    def __init__(self, context: ssl.SSLContext | None) -> None:
+        self._context = context
+        self._stopped = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.taken = 0
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def __enter__(self) -> Reluctant:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stopped.set()
+        self._thread.join(30)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        conn, _ = self._listener.accept()
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            stack.callback(lambda: conn.close())
+            conn.sendall(b"220 mx.example\r\n")
+            while True:
+                verb = conn.recv(1000)[:4].upper()
+                if verb == b"EHLO" and self._context is not None:
+                    conn.sendall(b"250-mx.example\r\n250 STARTTLS\r\n")
+                elif verb == b"STAR" and self._context is not None:
+                    conn.sendall(b"220 go\r\n")
+                    conn = self._context.wrap_socket(conn, server_side=True)
+                elif verb == b"DATA":
+                    conn.sendall(b"354 go on\r\n")
+                    break
+                elif verb:
+                    conn.sendall(b"250 mx.example\r\n")
+                else:
+                    return
+            while not self._stopped.wait(0.02):
+                self.taken += len(conn.recv(5000))
