@@ -7,8 +7,10 @@ empty list for what does not exist, and raises `DNSError` for what could not be 
 
 from __future__ import annotations
 
+import re
 import threading
 import time
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any, Optional, Union
 
@@ -119,16 +121,19 @@ def DNSLookup(
 
 
 def _records(response: Any) -> Answer:
-    """Return the answer section of a dnspython message."""
+    """Return the answer section of a dnspython message; what is not of class IN is no answer."""
+    import dns.rdataclass
     import dns.rdatatype
 
     answer = Answer()
     for rrset in response.answer:
+        if rrset.rdclass != dns.rdataclass.IN:
+            continue
         key = (_text(rrset.name).lower(), dns.rdatatype.to_text(rrset.rdtype))
         answer.ttls[key] = min(rrset.ttl, answer.ttls.get(key, rrset.ttl))
         answer.extend((key, _data(key[1], rdata)) for rdata in rrset)
     for rrset in response.authority:
-        if rrset.rdtype == dns.rdatatype.SOA:
+        if (rrset.rdclass, rrset.rdtype) == (dns.rdataclass.IN, dns.rdatatype.SOA):
             answer.negative_ttl = min(rrset.ttl, rrset[0].minimum)
     return answer
 
@@ -205,7 +210,8 @@ class Session:
         self.timeout = timeout
         self.lifetime = lifetime
         self.resolver = resolver
-        self._expiry: dict[tuple[str, str], float] = {}
+        # When what the DNS gave is no longer good, and what it gave: other data are somebody's own.
+        self._expiry: dict[tuple[str, str], tuple[float, list[Any]]] = {}
         self._deadline: Optional[float] = None
         self._lock = threading.Lock()
 
@@ -303,10 +309,10 @@ class Session:
     def _known(self, key: tuple[str, str]) -> Optional[list[Any]]:
         """Return what the cache says, None if it does not, or not any more."""
         data = self.cache.get(key)
-        expiry = self._expiry.get(key)
         if data is None:
             return None
-        if expiry is None:
+        expiry, given = self._expiry.get(key, (0.0, None))
+        if given is not data:
             return data or None  # put there by somebody; an empty list is no knowledge
         return data if expiry > time.monotonic() else None
 
@@ -314,18 +320,20 @@ class Session:
         """Return for how many seconds the cache's answer holds."""
         if key not in self.cache:
             return 0
-        return self._expiry.get(key, float("inf")) - time.monotonic()
+        return self._expiry.get(key, (float("inf"), None))[0] - time.monotonic()
 
     def _remember(self, key: tuple[str, str], data: list[Any], ttl: float) -> None:
         if ttl <= 0:
             return
         with self._lock:
-            if len(self.cache) >= MAX_CACHE and key not in self.cache:
-                oldest = next(iter(self.cache))
-                self.cache.pop(oldest, None)
-                self._expiry.pop(oldest, None)
+            tables: tuple[dict[tuple[str, str], Any], ...] = (self.cache, self._expiry)
+            for table in tables:  # somebody may have taken things from the first
+                if len(table) >= MAX_CACHE and key not in table:
+                    oldest = next(iter(table))
+                    self.cache.pop(oldest, None)
+                    self._expiry.pop(oldest, None)
             self.cache[key] = data
-            self._expiry[key] = time.monotonic() + ttl
+            self._expiry[key] = (time.monotonic() + ttl, data)
 
 
 def _belonging(found: dict[tuple[str, str], list[Any]], name: str) -> Iterable[tuple[str, str]]:
@@ -343,6 +351,27 @@ def _belonging(found: dict[tuple[str, str], list[Any]], name: str) -> Iterable[t
     return [key for key in found if key[0] in owners]
 
 
+# What separates labels of an internationalized name (RFC 3490 section 3.1).
+_DOTS = re.compile("[.\u3002\uff0e\uff61]")
+
+# The characters that IDNA2003 replaces and IDNA2008 keeps (RFC 5894 section 7.2): the standard
+# library, which knows IDNA2003 only, would make another domain's name of one with them.
+_DEVIATIONS = frozenset("\u00df\u03c2\u200c\u200d")
+
+
+def _a_label(label: str) -> str:
+    """Return a label in ASCII. Raises UnicodeError if it cannot be a label."""
+    if label.isascii():
+        return label
+    lowered = unicodedata.normalize("NFC", label.lower())
+    if _DEVIATIONS.intersection(lowered):
+        return "xn--" + lowered.encode("punycode").decode("ascii")
+    encoded = label.encode("idna").decode("ascii")
+    if "." in encoded:
+        raise UnicodeError("a dot within a label")
+    return encoded
+
+
 def _clean(name: Any) -> Optional[str]:
     """Return a domain in lower case without its final dot, None for what is no domain."""
     if isinstance(name, bytes):
@@ -351,7 +380,7 @@ def _clean(name: Any) -> Optional[str]:
         return None
     if not name.isascii():
         try:
-            name = name.encode("idna").decode("ascii")
+            name = ".".join(_a_label(label) for label in _DOTS.split(name))
         except UnicodeError:
             return None
     if name.endswith("."):
