@@ -32,8 +32,6 @@ QUIT_TIMEOUT = 5.0
 #: Bytes of one reply with all its lines (RFC 5321 section 4.5.3.1.5 asks for 512 in a line).
 REPLY_LIMIT = 65536
 
-_SLICE = 16384  # bytes; a record of TLS
-
 
 class _Final(Exception):
     """No other host is to be asked: what `send_dsn` returns."""
@@ -174,13 +172,10 @@ class _Client(smtplib.SMTP):
         return code, text
 
     def send(self, s: Any) -> None:
-        # In slices, since under TLS the time-out is one for each of them.
-        if isinstance(s, str):
-            s = s.encode(self.command_encoding)
-        for start in range(0, len(s), _SLICE):
-            if self.sock is not None:
-                self.sock.settimeout(self._left())
-            super().send(s[start : start + _SLICE])
+        # One for all of the data, also under TLS.
+        if self.sock is not None:
+            self.sock.settimeout(self._left())
+        super().send(s)
 
     def starttls(self, *args: Any, **kwargs: Any) -> tuple[int, bytes]:
         if self.sock is not None:

@@ -202,9 +202,9 @@ def test_damaged_answers(asking: Any) -> None:
             wire[rng.randrange(len(query) - 11, len(wire))] = rng.choice([0, 1, 255, 0xC0, 3])
         return bytes(wire)
 
-    session, server = asking(damaged, timeout=0.05)
+    session, server = asking(damaged, timeout=0.03)
     outcomes = set()
-    for number in range(300):
+    for number in range(80):
         try:
             found = session.dns(f"x{number}.test", rng.choice(["A", "MX", "TXT", "SRV", "CNAME"]))
             assert isinstance(found, list)
@@ -212,4 +212,4 @@ def test_damaged_answers(asking: Any) -> None:
         except DNSError:
             outcomes.add("error")
     assert {"nothing", "error"} <= outcomes
-    assert len(server.queries) >= 300
+    assert len(server.queries) >= 80
