@@ -98,6 +98,7 @@ _READINGS_AT_LEAST = 100_000
 _UU_ENCODINGS = frozenset({"x-uuencode", "uuencode", "uue", "x-uue"})
 _ENCODINGS = _UU_ENCODINGS | {"base64", "quoted-printable"}
 _COMMENT = re.compile(r"\([^()]*\)")
+_PADDED = re.compile(rb"([^=]*)(=[^A-Za-z0-9+/]*|\Z)")
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
 
 #: How `MimeMessage.headerchange` is called: message, field name, value or None for a deletion.
@@ -404,6 +405,8 @@ def _decoded(data: bytes, encoding: str) -> bytes:
     if encoding == "quoted-printable":
         return decode_quoted_printable(data)
     if encoding == "base64":
+        if data.partition(b"=")[2].strip(b"= \t\r\n"):
+            data = _up_to_padding(data)
         try:
             return a2b_base64(data)
         except Base64Error:  # cut off in the middle of a group
@@ -413,6 +416,22 @@ def _decoded(data: bytes, encoding: str) -> bytes:
     if encoding in _UU_ENCODINGS:
         return _decoded_uu(data)
     return data
+
+
+def _up_to_padding(data: bytes) -> bytes:
+    """Return base64 without what follows its padding, of which Python versions differ what it is.
+
+    Padding where none can be is no end, and is left out.
+    """
+    kept = []
+    length = 0
+    for text, padding in _PADDED.findall(data):
+        text = _NOT_BASE64.sub(b"", text)
+        kept.append(text)
+        length += len(text)
+        if length % 4 >= 2 and length % 4 + padding.count(b"=") >= 4:
+            break
+    return b"".join(kept)
 
 
 def _decoded_uu(data: bytes) -> bytes:
