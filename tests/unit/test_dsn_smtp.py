@@ -38,12 +38,12 @@ def test_dialogue_of_a_verification() -> None:
     with Scripted() as server:
         assert send(server.port) is None
     assert [
-        b"EHLO mail.me",
-        b"HELO mail.me",
-        b"MAIL FROM:<>",
-        b"RCPT TO:<bob@x.example>",
-        b"QUIT",
-    ] == [line[:4].upper() + line[4:] for line in server.commands]
+        b"ehlo mail.me",
+        b"helo mail.me",
+        b"mail from:<>",
+        b"rcpt to:<bob@x.example>",
+        b"quit",
+    ] == [line.lower() for line in server.commands]
 
 
 def test_empty_message_verifies() -> None:
@@ -97,7 +97,7 @@ def test_quoted_local_part() -> None:
     """A blank in quotes is part of an address (RFC 5321 section 4.1.2)."""
     with Scripted() as server:
         assert send(server.port, to='"a b"@x.example') is None
-    assert b'RCPT TO:<"a b"@x.example>' in [line[:4].upper() + line[4:] for line in server.commands]
+    assert b'rcpt to:<"a b"@x.example>' in [line.lower() for line in server.commands]
 
 
 def test_no_second_command_in_an_address() -> None:
@@ -195,7 +195,7 @@ def test_nobody_takes_the_message(encrypted: bool) -> None:
     """A server that takes the message a little at a time does not keep us beyond the total."""
     context, _ = certificate("127.0.0.1")
     with Reluctant(context if encrypted else None) as server:
-        message = b"A: b\n\n" + 400_000 * (b"x" * 70 + b"\n")
+        message = b"A: b\n\n" + 28_000 * (b"x" * 990 + b"\n")
         assert (450, "No MX response within 0.025000 minutes") == send(
             server.port, message, timeout=1.5, require_tls=encrypted
         )
