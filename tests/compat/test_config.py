@@ -138,6 +138,15 @@ def test_getaddrdict(config: MilterConfigParser, tmp_path: Path) -> None:
     assert {} == config.getaddrdict("sect", "empty")
 
 
+def test_files_in_another_charset(config: MilterConfigParser, tmp_path: Path) -> None:
+    """Bytes that are not UTF-8 come as lone surrogates, as they do from the mail server."""
+    (tmp_path / "users").write_bytes(b"j\xf8rn ann\n")
+    (tmp_path / "Lists").write_bytes(b"j\xf8rn@y\n")
+    fromfile = config.getaddrset("sect", "fromfile", str(tmp_path))
+    assert ["j\udcf8rn", "ann"] == fromfile["users"]
+    assert {"j\udcf8rn@y": "filed"} == config.getaddrdict("sect", "catfile", str(tmp_path))
+
+
 def test_getdefault(config: MilterConfigParser) -> None:
     """The option, also an empty one, else what is given; the defaults are not asked."""
     assert "words here" == config.getdefault("sect", "text")

@@ -177,6 +177,29 @@ def test_backup(path: Path) -> None:
     assert "two" == backup.read_text(encoding="utf-8")
 
 
+def test_commit_that_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is in its place all the time, and the lock still held, until it is dropped."""
+    path.write_text("old", encoding="utf-8")
+    lock = PLock(str(path))
+    lock.lock().write("new")
+
+    def fail(*_: object) -> None:
+        assert "old" == path.read_text(encoding="utf-8")
+        assert "new" == Path(lock.lockname).read_text(encoding="utf-8")
+        raise OSError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(plock.os, "replace", fail)
+        patch.setattr(plock.os, "rename", fail)
+        with pytest.raises(OSError, match=r"^no$"):
+            lock.commit(f"{path}.old")
+    with pytest.raises(FileExistsError):
+        PLock(str(path)).lock()
+    lock.unlock()
+    assert "old" == path.read_text(encoding="utf-8")
+    assert sorted([path.name, f"{path.name}.old"]) == sorted(os.listdir(path.parent))
+
+
 def test_backup_of_nothing(path: Path) -> None:
     """No file yet, no backup, and no lock left (pymilter: FileNotFoundError, and it is left)."""
     lock = PLock(str(path))

@@ -399,6 +399,8 @@ def test_parseaddr_of_what_nests_too_deeply() -> None:
         ("=?utf-8?b?!!!?=", ""),
         ("a\r\n =?utf-8?q?b?=", "ab"),
         ("", ""),
+        # with a language, RFC 2231 section 5 (pymilter: not decoded)
+        ("=?iso-8859-1*en?Q?=F8?=", "\xf8"),
         ("=?idna?q?abc?=", "=?idna?q?abc?="),
         ("=?utf\0?q?a?=", "=?utf\0?q?a?="),
         ("=?utf-8?x?a?=", "=?utf-8?x?a?="),

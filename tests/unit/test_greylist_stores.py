@@ -197,6 +197,24 @@ def test_list_opened_before_a_fork(url: str) -> None:
         assert 602 == store.check("192.0.2.1", "a@x", "r@y")
 
 
+def test_no_file_crosses_a_fork(path: str) -> None:
+    """The child has none of the list's files open: closing one would drop the parent's locks."""
+
+    def look() -> None:
+        names = [path + suffix for suffix in ("", "-wal", "-shm")]
+        ours = [os.stat(name) for name in names if os.path.exists(name)]
+        for number in range(3, 256):
+            with contextlib.suppress(OSError):
+                there = os.fstat(number)
+                if any(os.path.samestat(there, each) for each in ours):
+                    os._exit(3)
+
+    with greylist.Greylist(path, clock=clock) as store:
+        assert 0 == store.check("192.0.2.1", "a@x", "r@y")
+        pid = forked(look)
+        assert 0 == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 def test_fork_while_other_threads_check(path: str) -> None:
     """A child forked in the middle of another thread's check can check, and so can the parent."""
     with greylist.Greylist(path, clock=clock) as store:
