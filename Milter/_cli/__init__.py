@@ -1,0 +1,95 @@
+"""The command line, ``python -m Milter``.
+
+Owns which commands there are and how an error ends them. Each command is a file of its own; what
+they share is in output.py and arguments.py. Whatever goes wrong is one line on standard error and
+exit status 2, never a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, Final, Optional
+
+from Milter import __version__
+from Milter._cli import send
+from Milter._cli.command import Command
+from Milter._cli.output import FAILED, Failure
+from Milter._message import shown
+from Milter.mta import MilterError
+
+PROGRAM: Final = "python -m Milter"
+
+# In the order of --help. A new command is a file here with a COMMAND of its own, imported above and
+# added to this table. It is imported at every start of any of them: what it needs beyond the
+# standard library and Milter.mta it imports in its run().
+COMMANDS: Final = (send.COMMAND,)
+
+_EXAMPLES = """\
+examples:
+  Play a message through a filter that listens on a unix socket, and see what it does:
+    python -m Milter send --socket unix:/run/filter.sock message.eml
+
+  The same over TCP, with an envelope of its own and a client from elsewhere:
+    python -m Milter send --socket inet:8893@127.0.0.1 \\
+        --from alice@example.org --to bob@example.com --to carol@example.com \\
+        --client 'mail.example.org[192.0.2.1]' --helo mail.example.org message.eml
+
+Each command explains itself: python -m Milter send --help
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    format: Any = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Tools for mail filters (milters).",
+        epilog=_EXAMPLES,
+        formatter_class=format,
+    )
+    parser.add_argument("--version", action="version", version=f"pymilter-cffi {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        sub = commands.add_parser(
+            command.name,
+            help=command.help,
+            description=command.help[0].upper() + command.help[1:] + ".",
+            epilog=command.epilog,
+            formatter_class=format,
+        )
+        command.add(sub)
+        sub.set_defaults(command=command)
+    return parser
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Runs a command.
+
+    Args:
+        argv: the arguments without the program's name; by default the process's.
+
+    Returns:
+        The exit status: 0 done and accepted, 1 refused, 2 an error, of which one line stands on
+        standard error.
+
+    Raises:
+        SystemExit: from argparse, for --help, --version (0) and wrong arguments (2).
+    """
+    arguments = _parser().parse_args(argv)
+    command: Command = arguments.command
+    try:
+        return command.run(arguments)
+    except (Failure, MilterError) as error:
+        text = str(error)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; nor is there anybody to tell at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:
+        text = str(error)
+    except KeyboardInterrupt:
+        text = "interrupted"
+    print(f"{PROGRAM} {command.name}: {shown(text)}", file=sys.stderr)
+    return FAILED
