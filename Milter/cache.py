@@ -44,9 +44,10 @@ class AddrCache:
 
         *age*: how many days back to go, 0 for those given to the class. Lines that are older, or
         whose time cannot be read, are removed from the file, which then stays as ``fname.old``;
-        empty lines and those that begin with ``#`` are left as they are. A file that is not there
-        is an empty one. Raises FileExistsError if ``fname.lock`` exists: somebody is writing the
-        file anew. A file that cannot be read is ignored.
+        empty lines and comments are left as they are. A comment begins with ``#`` and is no
+        address, with or without a time, that begins so. A file that is not there is an empty one.
+        Raises FileExistsError if ``fname.lock`` exists: somebody is writing the file anew. A file
+        that cannot be read is ignored.
         """
         if not age:
             age = self.age
@@ -75,14 +76,16 @@ class AddrCache:
     def _take(self, line: str, oldest: float) -> bool:
         """Take a line of the file into the cache; tell whether the line is to stay."""
         words = line.split(None, 1)
-        if not words or words[0].startswith("#"):
+        # A local part may begin with "#" (RFC 5322 section 3.2.3): not all such lines are comments.
+        comment = not words or words[0].startswith("#")
+        if comment and not (words and "@" in words[0]):
             return True
         when = time.time()
         if len(words) > 1:
             try:
                 when = time.mktime(time.strptime(words[1].strip(), self.time_format))
             except (ValueError, OverflowError):
-                return False
+                return comment
             if when < oldest:
                 return False
         with self._lock:

@@ -324,3 +324,18 @@ def test_many_write(path: Path, what: str) -> None:
         worker.join(60)
     found = {line.split()[0] for line in path.read_text(encoding="utf-8").splitlines()}
     assert {f"{who}-{number}@x" for who in range(4) for number in range(100)} == found - {"old@x"}
+
+
+def test_addresses_that_begin_like_a_comment(path: Path) -> None:
+    """An address may begin with "#" (RFC 5322 section 3.2.3): what was written is read again."""
+    written = AddrCache(fname=str(path))
+    written["#a@x"] = None
+    written.addperm("#b@x")
+    with path.open("a") as file:
+        file.write(f"# c@x\n#\n#d@x why\n#e@x {stamp(time.time() - 8 * DAY)}\n")
+    cache = AddrCache()
+    cache.load(str(path))
+    assert {"#a@x", "#b@x"} == set(cache.cache)
+    assert ["#a@x", "#b@x", "#", "#", "#d@x"] == [
+        line.split()[0] for line in path.read_text().splitlines()
+    ]
