@@ -73,10 +73,11 @@ def DNSLookup(
 ) -> list[Record]:
     """Ask the DNS once.
 
-    *name*: a domain; *qtype*: a type by name, such as ``"MX"``; *timeout*: seconds for the query
-    with its repetitions, by default `TIMEOUT`; *resolver*: a dnspython resolver, by default the
-    system's name servers. Returns ``((owner, type), data)`` for each record of the answer, CNAMEs
-    among them: see `Session.dns` for the data. No record at all is an empty list.
+    *name*: a domain, with or without a final dot; *qtype*: a type by name, such as ``"MX"``;
+    *timeout*: seconds for the query with its repetitions, by default `TIMEOUT`; *resolver*: a
+    dnspython resolver, by default the system's name servers. Returns ``((owner, type), data)`` for
+    each record of the answer, CNAMEs among them: see `Session.dns` for the data. No record at all
+    is an empty list.
 
     Raises DNSError if there is no answer, ImportError without dnspython.
     """
@@ -87,7 +88,8 @@ def DNSLookup(
 
     try:
         # By labels: a backslash in a name from outside is no escape.
-        labels = [label.encode("ascii") for label in name.split(".")]
+        relative = name[:-1] if name.endswith(".") else name
+        labels = [label.encode("ascii") for label in relative.split(".")]
         question = dns.name.Name([*labels, b""])
         if resolver is None:
             resolver = library.Resolver()

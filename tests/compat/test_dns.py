@@ -124,6 +124,7 @@ def test_lookup(server: Nsd) -> None:
         (("alias.example.test", "CNAME"), "mx1.example.test"),
         (("mx1.example.test", "A"), "192.0.2.1"),
     ] == answer
+    assert answer == DNSLookup("alias.example.test.", "A", 5, resolver(server.port))
     assert [] == DNSLookup("nowhere.example.test", "A", 5, resolver(server.port))
 
 
