@@ -204,7 +204,8 @@ class SQLiteTable:
             _patiently(lambda: conn.execute("BEGIN IMMEDIATE"), deadline)
             try:
                 yield conn
-                conn.execute("COMMIT")
+                # In WAL mode nobody is in its way; without, each reader is.
+                _patiently(lambda: conn.execute("COMMIT"), deadline)
             except BaseException:
                 if conn.in_transaction:
                     conn.execute("ROLLBACK")

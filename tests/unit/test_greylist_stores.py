@@ -293,6 +293,40 @@ def test_file_is_in_wal_mode(path: str) -> None:
         assert 1 == store.conn.execute("PRAGMA synchronous").fetchone()[0]  # NORMAL
 
 
+def test_readers_of_a_file_that_cannot_do_wal(path: str) -> None:
+    """Without WAL a reader is in a commit's way: it is waited for, and nothing is lost."""
+    results: list[object] = []
+
+    def check(store: greysql.Greylist) -> None:
+        try:
+            results.append(store.check("192.0.2.1", "a@x", "r@y"))
+        except Exception as error:
+            results.append(error)
+
+    with greysql.Greylist(path, timeout=PATIENCE, clock=clock) as store:
+        store.import_csv(io.StringIO(seen("a@x")))
+        # As it stays where there is no shared memory, on network file systems.
+        assert "delete" == store.conn.execute("PRAGMA journal_mode=DELETE").fetchone()[0]
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM greylist").fetchone()
+            thread = threading.Thread(target=check, args=(store,))
+            thread.start()
+            # Who waits to commit lets no new readers in.
+            while thread.is_alive():
+                with contextlib.closing(sqlite3.connect(path, timeout=0)) as late:
+                    try:
+                        late.execute("SELECT count(*) FROM greylist").fetchone()
+                    except sqlite3.OperationalError:
+                        break
+            # Longer than SQLite itself waits; where that was all, the check has failed by now.
+            thread.join(0.5)
+            reader.execute("COMMIT")
+            thread.join(PATIENCE)
+        assert [1] == results
+        assert 2 == store.check("192.0.2.1", "a@x", "r@y")
+
+
 def test_locked_for_too_long(path: str) -> None:
     """StoreError after the timeout; when the lock has gone, the same object works."""
     with greylist.Greylist(path, timeout=0.1, clock=clock) as store:
