@@ -473,8 +473,9 @@ class Dispatcher:
         if server.copied:
             end_copy(problem)
         # As pymilter does, on standard error; and in the log, for those who read that.
-        with contextlib.suppress(Exception):
-            traceback.print_exception(type(problem), problem, problem.__traceback__)
+        if server.print_tracebacks:
+            with contextlib.suppress(Exception):
+                traceback.print_exception(type(problem), problem, problem.__traceback__)
         log(
             logging.ERROR,
             "%s: connection %d: the %s callback failed: %r",

@@ -160,6 +160,7 @@ class Server:
         self.takes_headers = _dispatch.header_taker(None)
         self.exception_policy = TEMPFAIL
         self.flags = CURR_ACTS  # stored and, as with libmilter, of no effect
+        self.print_tracebacks = True  # of callbacks, on standard error, besides the log
         self.debug = 0
         self.threads: int | None = None  # what main() takes for None, as of the next two
         self.workers: int | None = None

@@ -14,30 +14,35 @@ from collections.abc import Sequence
 from typing import Any, Final, Optional
 
 from Milter import __version__
-from Milter._cli import send
+from Milter._cli import run, send
 from Milter._cli.command import Command
 from Milter._cli.output import FAILED, Failure
 from Milter._message import shown
 from Milter.mta import MilterError
 
-PROGRAM: Final = "python -m Milter"
+# How it was called; error messages and --help say so.
+PROGRAM: Final = "milterctl" if os.path.basename(sys.argv[0]) == "milterctl" else "python -m Milter"
 
 # In the order of --help. A new command is a file here with a COMMAND of its own, imported above and
 # added to this table. It is imported at every start of any of them: what it needs beyond the
 # standard library and Milter.mta it imports in its run().
-COMMANDS: Final = (send.COMMAND,)
+COMMANDS: Final = (run.COMMAND, send.COMMAND)
+_TAKE_REST: Final = {command.name for command in COMMANDS if command.takes_rest}
 
 _EXAMPLES = """\
 examples:
+  Serve the class Spam of spam.py:
+    milterctl run spam.py:Spam --socket unix:/run/filter.sock
+
   Play a message through a filter that listens on a unix socket, and see what it does:
-    python -m Milter send --socket unix:/run/filter.sock message.eml
+    milterctl send --socket unix:/run/filter.sock message.eml
 
   The same over TCP, with an envelope of its own and a client from elsewhere:
-    python -m Milter send --socket inet:8893@127.0.0.1 \\
+    milterctl send --socket inet:8893@127.0.0.1 \\
         --from alice@example.org --to bob@example.com --to carol@example.com \\
         --client 'mail.example.org[192.0.2.1]' --helo mail.example.org message.eml
 
-Each command explains itself: python -m Milter send --help
+Each command explains itself: milterctl COMMAND --help
 """
 
 
@@ -46,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Tools for mail filters (milters).",
-        epilog=_EXAMPLES,
+        epilog=_EXAMPLES.replace("milterctl", PROGRAM),
         formatter_class=format,
     )
     parser.add_argument("--version", action="version", version=f"pymilter-cffi {__version__}")
@@ -56,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
             command.name,
             help=command.help,
             description=command.help[0].upper() + command.help[1:] + ".",
-            epilog=command.epilog,
+            epilog=command.epilog.replace("milterctl", PROGRAM),
             formatter_class=format,
         )
         command.add(sub)
@@ -77,7 +82,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     Raises:
         SystemExit: from argparse, for --help, --version (0) and wrong arguments (2).
     """
-    arguments = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    rest: list[str] = []
+    if words[:1] and words[0] in _TAKE_REST and "--" in words:
+        at = words.index("--")
+        words, rest = words[:at], words[at + 1 :]
+    arguments = _parser().parse_args(words)
+    arguments.rest = rest
     command: Command = arguments.command
     try:
         return command.run(arguments)

@@ -18,3 +18,5 @@ class Command(NamedTuple):
     """Adds its arguments; gives no argument the destination ``command``."""
     run: Callable[[argparse.Namespace], int]
     """Does it, and returns the exit status. It may raise Failure, MilterError and OSError."""
+    takes_rest: bool = False
+    """What stands behind ``--`` is not for the command itself; its run finds it in ``rest``."""

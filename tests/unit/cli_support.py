@@ -1,0 +1,61 @@
+"""What the tests of the command line share: it as a process, and a filter that it serves."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mta_support import PATIENCE
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+COMMAND = [sys.executable, "-m", "Milter"]
+
+
+def process(*arguments: object, **kind: Any) -> subprocess.CompletedProcess[str]:
+    """Runs it as a user does, to its end."""
+    command = [*COMMAND, *(str(argument) for argument in arguments)]
+    kind.setdefault("env", ENVIRONMENT)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **kind)
+
+
+def await_socket(path: Path, child: subprocess.Popen[str]) -> None:
+    """Waits until somebody listens there."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        with socket.socket(socket.AF_UNIX) as peer:
+            try:
+                peer.connect(str(path))
+                return
+            except OSError:
+                pass
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() < deadline, "nobody listens"
+        time.sleep(0.01)
+
+
+@contextmanager
+def serving(path: Path, *arguments: object, **kind: Any) -> Iterator[subprocess.Popen[str]]:
+    """The command, in the background, while it listens at that path; afterwards it is stopped."""
+    command = [*COMMAND, *(str(argument) for argument in arguments)]
+    kind.setdefault("env", ENVIRONMENT)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kind
+    ) as child:
+        try:
+            await_socket(path, child)
+            yield child
+        finally:
+            child.terminate()
+            try:
+                child.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                raise
