@@ -1,7 +1,8 @@
 """A mail message with its envelope, and the changes that a filter can make to it.
 
-Owns what a message looks like after a change, as an MTA would store it. Knows no packet, no socket
-and no step: where changes come from is none of its business. The public names are in Milter.mta.
+Owns what a message and a change are. Knows no packet, no socket and no step: where changes come
+from is none of its business, and what a mail server makes of them is in Milter._heldmessage. The
+public names are in Milter.mta.
 
 Source: wire spec 1.3 (how headers and body are told) and 5 (what each change means).
 """
@@ -55,7 +56,7 @@ def bare(address: str) -> str:
     return address
 
 
-def _same_address(one: str, other: str) -> bool:
+def same_address(one: str, other: str) -> bool:
     """Compares two envelope addresses: the domain without regard to case, brackets ignored."""
     local, at, domain = bare(one).rpartition("@")
     other_local, other_at, other_domain = bare(other).rpartition("@")
@@ -215,9 +216,8 @@ def _with_params(address: str, params: Optional[str]) -> str:
 # -- the message ---------------------------------------------------------------------------------
 
 _LINE_END = re.compile(rb"\r?\n")
-# RFC 5322 2.2: any printable character but the colon; 8-bit ones are let through, and blanks
-# before the colon (RFC 5322 4.5.8) are part of the match.
-_FIELD = re.compile(rb"([^\x00-\x20\x7f:]+[ \t]*):(.*)", re.DOTALL)
+# RFC 5322 2.2: any printable character of ASCII but the colon, and blanks before the colon (4.5.8).
+_FIELD = re.compile(rb"([!-9;-~]+[ \t]*):(.*)", re.DOTALL)
 
 
 @dataclass
@@ -328,77 +328,36 @@ class Message:
         *,
         leading_space: bool = False,
         renumber: bool = True,
+        rules: Optional[str] = None,
+        received: Optional[Text] = None,
     ) -> Message:
-        """Returns the message and envelope as they would look after these changes.
+        """Returns the message and envelope as they would look after these changes of one filter.
 
-        Where MTAs differ (wire spec section 5) it does what Postfix does, but that a header's place
-        is counted among the headers that the filter saw. A recipient that is there already is not
-        added again, one that is not there is not deleted.
+        With the rules of a mail server it is what that server delivers, down to where an added
+        header goes and what numbers count. Without, where servers differ (wire spec section 5), it
+        is what Postfix does, but that a header's place is counted among the headers that the filter
+        saw, and that a recipient that is there already is not added again, whatever the case of its
+        domain. A recipient that is not there is not deleted.
 
         Args:
             modifications: in the order in which they came.
             leading_space: the filter negotiated to give the blank behind the colon itself
                 (HDR_LEADSPC); otherwise one is put there.
             renumber: after a deletion the following headers of that name move up by one (Postfix);
-                false: they keep their numbers (Sendmail).
+                false: they keep their numbers (Sendmail). Given rules, they decide.
+            rules: ``postfix`` or ``sendmail``; None for those of no one server.
+            received: given rules, what the server's own Received header says, which stands above
+                the others; None to leave it out, where its place is counted all the same.
+
+        Raises:
+            ValueError: there are no such rules, or a NUL somewhere.
         """
-        # With whether it is still there: a deleted one may go on counting.
-        headers = [(header, True) for header in self.headers]
-        recipients = list(self.recipients)
-        sender, sender_params = self.sender, list(self.sender_params)
-        body: Optional[list[bytes]] = None
+        # Not above: what a server holds is made of what this module defines.
+        from Milter._heldmessage import HeldMessage
 
-        def new(name: str, value: str) -> tuple[Header, bool]:
-            blank = b"" if leading_space else b" "
-            return Header(to_wire(name), blank + to_wire(value)), True
-
-        def find(name: str, number: int) -> Optional[int]:
-            key = Header(to_wire(name), b"").key
-            places = [place for place, (header, _) in enumerate(headers) if header.key == key]
-            number = max(number, 1)
-            return places[number - 1] if number <= len(places) else None
-
-        for change in modifications:
-            if isinstance(change, AddHeader):
-                headers.append(new(change.name, change.value))
-            elif isinstance(change, InsertHeader):
-                headers.insert(change.index, new(change.name, change.value))
-            elif isinstance(change, ChangeHeader):
-                place = find(change.name, change.index)
-                if place is None:
-                    headers.append(new(change.name, change.value))
-                else:
-                    headers[place] = new(change.name, change.value)
-            elif isinstance(change, DeleteHeader):
-                place = find(change.name, change.index)
-                if place is None:
-                    pass
-                elif renumber:
-                    del headers[place]
-                else:
-                    headers[place] = (headers[place][0], False)
-            elif isinstance(change, ReplaceBody):
-                body = [] if body is None else body
-                body.append(change.data)
-            elif isinstance(change, AddRecipient):
-                if not any(_same_address(change.address, to.address) for to in recipients):
-                    params = tuple((change.params or "").split())
-                    recipients.append(Recipient(change.address, params))
-            elif isinstance(change, DeleteRecipient):
-                recipients = [
-                    to for to in recipients if not _same_address(change.address, to.address)
-                ]
-            elif isinstance(change, ChangeSender):
-                sender = change.address
-                if change.params is not None:
-                    sender_params = change.params.split()
-        return Message(
-            [header for header, there in headers if there],
-            self.body if body is None else b"".join(body),
-            sender,
-            sender_params,
-            recipients,
-        )
+        held = HeldMessage(self, rules, renumber=renumber)
+        held.change(modifications, leading_space=leading_space)
+        return held.stored(received)
 
 
 def quarantine_reason(modifications: Sequence[Modification]) -> Optional[str]:
