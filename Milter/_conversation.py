@@ -8,6 +8,7 @@ Source: wire spec 2 (negotiation), 3.4 (order), 3.5 (macros), 5 and 8.9 (what an
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,7 @@ from Milter._mtacodec import (
     modification,
     parse_reply,
 )
+from Milter._mtarules import RULES
 
 Macros = Mapping[str, Text]
 """Macro names, spelled as the MTA spells them (``j``, ``{mail_addr}``), and their values."""
@@ -54,6 +56,17 @@ _RANK_RCPT: Final[int] = COMMANDS[lib.SMFIC_RCPT].rank
 _MACROS_ALWAYS: Final = frozenset(
     {lib.SMFIC_CONNECT, lib.SMFIC_HELO, lib.SMFIC_MAIL, lib.SMFIC_RCPT, lib.SMFIC_DATA}
 )
+
+
+# What an offer of no actions, or no protocol bits, stands for (wire spec 2.1, step 4).
+_FIRST_ACTIONS: Final = 0x0F
+_FIRST_PROTOCOL: Final = 0x3F
+
+_SIZES: Final[int] = lib.SMFIP_MDS_256K | lib.SMFIP_MDS_1M
+_DEFAULT_MAX: Final = 65535  # bytes of data in a packet, before anything else is agreed on
+_LARGEST_INDEX: Final = 0x7FFFFFFF  # a filter's numbers are signed
+_HEADER_CHANGES: Final = frozenset({lib.SMFIR_ADDHEADER, lib.SMFIR_INSHEADER, lib.SMFIR_CHGHEADER})
+_ABOUT_CLIENT: Final = frozenset({lib.SMFIC_CONNECT, lib.SMFIC_HELO})
 
 
 class Outgoing(NamedTuple):
@@ -79,9 +92,12 @@ class Protocol:
     :class:`MilterError`, and ends the conversation.
 
     Args:
-        strict: also what an MTA may put up with is an error: protocol bits that were not offered,
-            modifications whose action was not negotiated, SKIP to anything but a negotiated body,
-            a new body in pieces that are not together, reply texts whose two codes disagree.
+        strict: also what one MTA or the other puts up with is an error: protocol bits, or macro
+            lists, that were not offered; packets larger than was agreed on; DISCARD to CONNECT or
+            HELO; SKIP to anything but a negotiated body; modifications whose action was not
+            negotiated, or with an empty name, a negative number, or CR or a line that is no fold
+            in a header; a new body in pieces that are not together; reply texts whose two codes
+            disagree, with a lone ``%``, or longer than libmilter makes them.
         progress_anywhere: the filter may say that it is still at work at any time, as with
             Postfix; false: only at the end of a message, as with Sendmail.
         receive_limit: bytes of letter and data of one packet from the filter.
@@ -110,6 +126,10 @@ class Protocol:
         self._skipped: Optional[int] = None
         self._last_change: Optional[int] = None
         self._body_replaced = False
+        self._packets = 0  # that either side has sent
+        self._taken = b""  # the last one that came, whole
+        # The packet whose beginning is in the input was begun before it was asked for.
+        self._ahead = False
 
     # -- state -----------------------------------------------------------------------------------
 
@@ -168,7 +188,10 @@ class Protocol:
         Args:
             error: why; the first one counts.
         """
-        self._error = self._error or error
+        if self._error is None:
+            self._error = error
+            error.packet = self._packets
+            error.data = self._taken if isinstance(error, ProtocolError) else bytes(self._input)
         self._rank = None
 
     def next_event(self) -> Optional[Event]:
@@ -195,11 +218,14 @@ class Protocol:
             return None
         letter, data = packet
         reply = self._known(letter)
+        ahead, self._ahead = self._ahead, False
+        if ahead and reply.kind != lib.MLT_REPLY_PROGRESS:
+            self._break(f"{reply.name} before {self.waiting_for} was asked", RULES["silence"])
         if self._due.answer == lib.MLT_ANSWER_OPTIONS:
             return self._options(reply, data)
         if reply.kind == lib.MLT_REPLY_PROGRESS:
             if not self._progress_anywhere and self._due.answer != lib.MLT_ANSWER_MODS:
-                self._break(f"PROGRESS in answer to {self.waiting_for}", "wire spec 4.6")
+                self._break(f"PROGRESS in answer to {self.waiting_for}", RULES["progress"])
             self._fields(reply, data)
             return Progress()
         if reply.kind == lib.MLT_REPLY_MODIFICATION:
@@ -208,9 +234,7 @@ class Protocol:
             return self._verdict(reply, data)
         return self._break(
             f"{reply.name} in answer to {self.waiting_for}",
-            "wire spec 1.4: no filter may send it"
-            if reply.kind == lib.MLT_REPLY_NEVER
-            else "wire spec 1.4",
+            RULES["never" if reply.kind == lib.MLT_REPLY_NEVER else "misplaced"],
         )
 
     def _packet(self) -> Optional[tuple[int, bytes]]:
@@ -224,20 +248,25 @@ class Protocol:
                 data: bytes = ffi.buffer(packet.payload.data, packet.payload.len)[:]
         if status == lib.MLT_NEED_MORE:
             return None
+        self._packets += 1
         if status != lib.MLT_OK:
-            head = bytes(self._input[:HEAD])
+            head = self._taken = bytes(self._input[:HEAD])
             self._break(
                 f"a packet of length {int.from_bytes(head[:4], 'big')}: {head!r}; "
                 "is this a filter at all?",
-                "wire spec 1.1",
+                RULES["frame"],
             )
+        self._taken = bytes(self._input[: packet.used])
         del self._input[: packet.used]
+        most = _DEFAULT_MAX if self.options is None else self.options.max_data
+        if self.strict and len(data) > most:
+            self._break(f"{len(data)} bytes of data in one packet, more than {most}", RULES["size"])
         return packet.letter, data
 
     def _known(self, letter: int) -> Reply:
         reply = REPLIES.get(letter)
         if reply is None:
-            self._break(f"a packet of unknown type {chr(letter)!r}", "wire spec 1.4")
+            self._break(f"a packet of unknown type {chr(letter)!r}", RULES["letter"])
         return reply
 
     def _fields(self, reply: Reply, data: bytes) -> tuple[list[int], list[Optional[bytes]]]:
@@ -246,7 +275,7 @@ class Protocol:
             more = "..." if len(data) > 60 else ""
             self._break(
                 f"a malformed {reply.name} with {len(data)} bytes of data: {data[:60]!r}{more}",
-                "wire spec 1.4: exact length, strings ended by NUL",
+                RULES["layout"],
             )
         return fields
 
@@ -258,23 +287,29 @@ class Protocol:
                 break
             reply = self._known(packet[0])
             if reply.kind != lib.MLT_REPLY_PROGRESS or not self._progress_anywhere:
-                self._break(f"{reply.name} although nothing was asked", "wire spec 1.1 and 2.3")
+                self._break(f"{reply.name} although nothing was asked", RULES["silence"])
             self._fields(reply, packet[1])
+        self._ahead = bool(self._input)
         if self._eof:
             if self._input:
-                self._break("half a packet, and then the end", "wire spec 1.1")
+                self._packets += 1
+                self._taken = bytes(self._input)
+                self._break("half a packet, and then the end", RULES["frame"])
             if not self._over:
                 self._fail(ConnectionLost("the filter closed the connection"))
 
     def _options(self, reply: Reply, data: bytes) -> Options:
         """Checks the answer to the offer (wire spec 8.9, row 193)."""
         assert self._offer is not None
-        rule = "wire spec 8.9, row 193"
+        rule = RULES["offer"]
         if reply.kind != lib.MLT_REPLY_OPTIONS:
             self._break(f"{reply.name} in answer to the offer", rule)
         numbers, texts = self._fields(reply, data)
         version, actions, protocol = numbers
         offered_version, offered_actions, offered_protocol = self._offer
+        # An offer of none is one of those that there were before they could be chosen (2.1).
+        offered_actions = offered_actions or _FIRST_ACTIONS
+        offered_protocol = offered_protocol or _FIRST_PROTOCOL
         # Version 0 is not told apart from 1: neither has ever been spoken by an MTA's client.
         if not lib.MLT_PROTOCOL_OLDEST <= version <= offered_version:
             self._break(f"protocol version {version}; {offered_version} was offered", rule)
@@ -284,6 +319,10 @@ class Protocol:
             if self.strict:
                 self._break(f"protocol 0x{protocol:X}; 0x{offered_protocol:X} was offered", rule)
             protocol &= offered_protocol
+        if self.strict and not _SIZES & ~protocol:
+            self._break("both of the larger data sizes", RULES["one size"])
+        if self.strict and texts[0] and not offered_actions & lib.SMFIF_SETSYMLIST:
+            self._break("macro lists without SETSYMLIST offered", RULES["lists not offered"])
         lists: dict[int, tuple[str, ...]] = {}
         rest = texts[0] or b""
         while rest:
@@ -291,13 +330,13 @@ class Protocol:
             assert entry is not None, "the codec has checked that these are lists"
             stage = entry[0][0]
             names, rest = entry[1][0] or b"", entry[1][1] or b""
+            if self.strict and stage in lists:
+                self._break(f"two macro lists for stage {stage}", RULES["lists"])
             if stage in STAGES.values():
                 lists[stage] = tuple(from_wire(names).replace(",", " ").split())
             elif self.strict:
-                self._break(f"a macro list for stage {stage}", "wire spec 2.5")
-        self.options = Options(
-            version, actions, protocol, lists, offered_version, offered_actions, offered_protocol
-        )
+                self._break(f"a macro list for stage {stage}", RULES["lists"])
+        self.options = Options(version, actions, protocol, lists, *self._offer)
         self._due = None
         return self.options
 
@@ -305,22 +344,36 @@ class Protocol:
         """Checks a modification (wire spec 8.9, row 196)."""
         assert self._due is not None
         assert self.options is not None
-        rule = "wire spec 8.9, row 196"
         if self._due.answer != lib.MLT_ANSWER_MODS:
-            self._break(f"{reply.name} in answer to {self.waiting_for}", rule)
+            self._break(f"{reply.name} in answer to {self.waiting_for}", RULES["early change"])
         if self.strict and not reply.action & self.options.actions:
             self._break(
-                f"{reply.name} without {'|'.join(action_names(reply.action))} negotiated", rule
+                f"{reply.name} without {'|'.join(action_names(reply.action))} negotiated",
+                RULES["action"],
             )
         if reply.letter == lib.SMFIR_REPLBODY:
             if self.strict and self._body_replaced and self._last_change != reply.letter:
-                self._break("REPLBODY resumed after another modification", "wire spec 5")
+                self._break("REPLBODY resumed after another modification", RULES["body pieces"])
             self._body_replaced = True
         self._last_change = reply.letter
         numbers, texts = self._fields(reply, data)
-        if self.strict and reply.letter != lib.SMFIR_REPLBODY and not texts[0]:
-            self._break(f"{reply.name} with an empty name, address or reason", "wire spec 5")
+        if self.strict and reply.letter != lib.SMFIR_REPLBODY:
+            self._check_change(reply, numbers, texts)
         return modification(reply.letter, numbers, texts)
+
+    def _check_change(
+        self, reply: Reply, numbers: Sequence[int], texts: Sequence[Optional[bytes]]
+    ) -> None:
+        """What is wrong in a modification, but taken by the one MTA or the other (section 5)."""
+        if not texts[0]:
+            self._break(f"{reply.name} with an empty name, address or reason", RULES["empty"])
+        if numbers and numbers[0] > _LARGEST_INDEX:
+            self._break(f"{reply.name} with number {numbers[0] - 2**32}", RULES["index"])
+        if reply.letter in _HEADER_CHANGES and texts[1]:
+            if b"\r" in texts[1]:
+                self._break(f"{reply.name} with CR in the value", RULES["line ends"])
+            if re.search(rb"\n(?![ \t])", texts[1]):
+                self._break(f"{reply.name} with LF that no blank follows", RULES["line ends"])
 
     def _verdict(self, reply: Reply, data: bytes) -> Verdict:
         assert self._due is not None
@@ -338,8 +391,10 @@ class Protocol:
             negotiated = due.letter == lib.SMFIC_BODY and self.options.protocol & lib.SMFIP_SKIP
             if due.answer == lib.MLT_ANSWER_MODS or (self.strict and not negotiated):
                 why = " that was not negotiated" if due.letter == lib.SMFIC_BODY else ""
-                self._break(f"SKIP{why} in answer to {self.waiting_for}", "wire spec 2.4")
+                self._break(f"SKIP{why} in answer to {self.waiting_for}", RULES["skip"])
             self._skipped = due.letter
+        elif self.strict and verdict.kind is Kind.DISCARD and due.letter in _ABOUT_CLIENT:
+            self._break(f"DISCARD in answer to {self.waiting_for}", RULES["discard"])
         elif (
             due.rank >= 0
             and verdict.final
@@ -371,9 +426,11 @@ class Protocol:
         """
         if self._offer is not None:
             raise StateError("negotiated already: an MTA makes exactly one offer")
+        self._check_silence()
         self._offer = (version, actions, protocol)
         command = COMMANDS[lib.SMFIC_OPTNEG]
         data = encode(command.letter, command.shape, self._offer)
+        self._packets += 1
         self._due = command
         return Outgoing(_step_name(command), data, None)
 
@@ -592,6 +649,7 @@ class Protocol:
         if self._skipped == letter:
             return Outgoing(step, b"", NOT_SENT)
         self._skipped = None
+        self._packets += 1
         data = self._macros(letter, macros) + encode(letter, command.shape, (), texts)
         if command.answer == lib.MLT_ANSWER_NONE or command.nr_bit & protocol:
             return Outgoing(step, data, NO_REPLY)
@@ -608,6 +666,7 @@ class Protocol:
         if wanted is not None:
             names = {_macro_key(to_wire(name)) for name in wanted}
             pairs = [pair for pair in pairs if _macro_key(pair[0]) in names]
+        self._packets += 1
         command = COMMANDS[lib.SMFIC_MACRO]
         content = b"".join(name + b"\0" + value + b"\0" for name, value in pairs)
         return encode(command.letter, command.shape, (), (bytes([letter]), content))

@@ -29,13 +29,24 @@ from Milter._message import (
     ReplaceBody,
     from_wire,
 )
+from Milter._mtarules import RULES
 from Milter._tables import rows
 
 # -- errors --------------------------------------------------------------------------------------
 
 
 class MilterError(Exception):
-    """Something went wrong between us and the filter."""
+    """Something went wrong between us and the filter.
+
+    Attributes:
+        packet: number of the packet at which it did, counting from 1 what either side sent: the
+            one that is wrong, or the last one before the filter failed to go on; None outside a
+            conversation.
+        data: the bytes of the packet that is wrong, or as many as came of the one that is missing.
+    """
+
+    packet: Optional[int] = None
+    data: bytes = b""
 
 
 class ConnectError(MilterError):
@@ -58,7 +69,7 @@ class ProtocolError(MilterError):
     """The filter broke the protocol.
 
     Attributes:
-        rule: where the rule that it broke stands.
+        rule: the rule that it broke, and where that stands.
     """
 
     def __init__(self, text: str, rule: str) -> None:
@@ -66,7 +77,15 @@ class ProtocolError(MilterError):
         self.rule = rule
 
     def __str__(self) -> str:
-        return f"{self.args[0]} ({self.rule})"
+        where = "" if self.packet is None else f"; packet {self.packet}: {hex_of(self.data)}"
+        return f"{self.args[0]} ({self.rule}{where})"
+
+
+def hex_of(data: bytes, most: int = 40) -> str:
+    """Returns bytes as the wire spec prints them, and of more than *most* the beginning."""
+    if len(data) <= most:
+        return data.hex(" ").upper()
+    return f"{data[:most].hex(' ').upper()} ... ({len(data)} bytes)"
 
 
 class StateError(MilterError):
@@ -274,6 +293,8 @@ NO_REPLY: Final = Verdict(Kind.NO_REPLY)
 NOT_SENT: Final = Verdict(Kind.NOT_SENT)
 
 _REPLY_LINE = re.compile(rb"([45][0-9][0-9])(?:([ -])(.*))?")
+_REPLY_LINES: Final = 32
+_REPLY_TEXT: Final = 980  # bytes of a line, without the codes
 _ENHANCED = re.compile(rb"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: +|$)")
 
 
@@ -282,14 +303,16 @@ def parse_reply(text: bytes, strict: bool = True) -> Verdict:
 
     Args:
         text: without the NUL.
-        strict: an enhanced code of another class than the SMTP code is an error, as at Postfix.
+        strict: also what one mail server or the other puts up with is an error: an enhanced code of
+            another class than the SMTP code, a digit in its place that is not its class, more or
+            longer lines than a libmilter filter can make, a lone ``%``.
 
     Raises:
         ProtocolError: it is no SMTP reply, or none that refuses anything.
     """
 
-    def bad(why: str) -> NoReturn:
-        raise ProtocolError(f"reply text {text[:200]!r}: {why}", "wire spec 4.4 and 4.5")
+    def bad(why: str, rule: str = "reply") -> NoReturn:
+        raise ProtocolError(f"reply text {text[:200]!r}: {why}", RULES[rule])
 
     lines = text.split(b"\r\n")
     code = lines[0][:3]
@@ -309,8 +332,21 @@ def parse_reply(text: bytes, strict: bool = True) -> Verdict:
             enhanced = status.group(1)
             rest = rest[status.end() :]
             if strict and enhanced[:1] != code[:1]:
-                bad(f"the classes of {code.decode()} and {enhanced.decode()} differ")
+                bad(
+                    f"the classes of {code.decode()} and {enhanced.decode()} differ",
+                    "reply classes",
+                )
+        if strict and len(rest) > _REPLY_TEXT:
+            bad(f"line {number} has {len(rest)} bytes of text", "reply size")
         words.append(from_wire(rest))
+    if strict:
+        # Postfix takes a digit there for the class of an enhanced code, whatever it is.
+        if text[4:5].isdigit() and text[4:5] != code[:1]:
+            bad(f"{code.decode()} and then {text[4:5].decode()}", "reply classes")
+        if len(lines) > _REPLY_LINES:
+            bad(f"{len(lines)} lines", "reply size")
+        if b"%" in text.replace(b"%%", b""):
+            bad("a lone %", "percent")
     return Verdict(
         Kind.REJECT if code.startswith(b"5") else Kind.TEMPFAIL,
         int(code),

@@ -121,6 +121,7 @@ STEPS = ["connect", "helo", "mail", "rcpt", "data", "header", "eoh", "body", "eo
 def test_verdicts(connect: Connect, step: str, verdict: str) -> None:
     """Every verdict at every step decides what it should, and the message stops there."""
     with connect("plain") as session:
+        session.protocol.strict = verdict != "DISCARD"  # which is an error where it is ignored
         result = session.send(message(), client=client(f"{step}-{verdict}"))
     ignored = verdict == "CONTINUE" or (verdict == "DISCARD" and step in ("connect", "helo"))
     assert REPLIES["CONTINUE" if ignored else verdict] == (result.outcome, result.reply)

@@ -338,6 +338,48 @@ def test_macro_list_of_an_unknown_stage() -> None:
     assert {2: ("i",)} == answer(negotiating(strict=False), options(lists=lists)).macro_lists
 
 
+def test_two_macro_lists_for_a_stage() -> None:
+    """A second list for a stage: an error when strict, else the last one holds (2.5)."""
+    lists = b"\0\0\0\2i\0\0\0\0\2j\0"
+    with pytest.raises(mta.ProtocolError, match=r"two macro lists for stage 2.*2\.5"):
+        answer(negotiating(), options(lists=lists))
+    assert {2: ("j",)} == answer(negotiating(strict=False), options(lists=lists)).macro_lists
+
+
+def test_macro_lists_where_none_are_understood() -> None:
+    """Lists to an MTA that did not offer SETSYMLIST: an error when strict (2.5, row 50)."""
+    lists, offer = b"\0\0\0\2i\0", (6, 0xFF, 0x1FFFFF)
+    with pytest.raises(mta.ProtocolError, match=r"without SETSYMLIST offered.*2\.5"):
+        answer(negotiating(offer), options(actions=0, lists=lists))
+    lenient = negotiating(offer, strict=False)
+    assert {2: ("i",)} == answer(lenient, options(actions=0, lists=lists)).macro_lists
+    assert {} == answer(negotiating(offer), options(actions=0)).macro_lists
+
+
+def test_two_larger_sizes() -> None:
+    """One of the larger data sizes may be chosen, both are an error when strict (2.6)."""
+    offer = (6, 0x1FF, 0x301FFFFF)
+    with pytest.raises(mta.ProtocolError, match=r"both of the larger.*2\.6"):
+        answer(negotiating(offer), options(protocol=0x30000000))
+    assert answer(negotiating(offer, strict=False), options(protocol=0x30000000)) is not None
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_offer_of_nothing(strict: bool) -> None:
+    """An offer of no actions or bits stands for those of the first version (2.1, row 27)."""
+    got = answer(negotiating((2, 0, 0), strict=strict), options(2, 0xF, 0x3F))
+    assert (0xF, 0x3F, 0, 0) == (
+        got.actions,
+        got.protocol,
+        got.offered_actions,
+        got.offered_protocol,
+    )
+    with pytest.raises(mta.ProtocolError, match="row 193"):
+        answer(negotiating((2, 0, 0), strict=strict), options(2, 0x10, 0))
+    with pytest.raises(mta.ProtocolError, match="row 193"):
+        answer(negotiating((2, 0, 0)), options(2, 0, 0x40))
+
+
 @pytest.mark.parametrize(
     ("bits", "size"), [(0, 65535), (0x10000000, 262143), (0x20000000, 1048575)]
 )
@@ -545,7 +587,7 @@ def test_verdicts(
 ) -> None:
     """Each verdict is understood at each step (1.4)."""
     for kind, reply in VERDICTS.items():
-        conversation = begin()
+        conversation = begin(strict=False)
         play(conversation)
         assert name == conversation.waiting_for
         assert mta.Verdict(kind) == answer(conversation, reply)
@@ -645,6 +687,47 @@ def test_smtp_reply(verdict: mta.Verdict, reply: str | None, final: bool) -> Non
     """What the client gets to read is Postfix's text, or the filter's with %% undone (2.7, 4.5)."""
     assert reply == verdict.reply
     assert final == verdict.final
+
+
+@pytest.mark.parametrize("letter", "CH")
+def test_discard_of_a_session(letter: str) -> None:
+    """DISCARD to CONNECT or HELO is an error when strict (4.2); MTAs take it for CONTINUE."""
+    conversation = agreed()
+    PLAYS[letter](conversation)
+    with pytest.raises(mta.ProtocolError, match=r"DISCARD in answer to .*wire spec 4\.2"):
+        answer(conversation, packet("d"))
+    conversation = agreed(strict=False)
+    PLAYS[letter](conversation)
+    assert mta.Verdict(mta.Kind.DISCARD) == answer(conversation, packet("d"))
+
+
+@pytest.mark.parametrize(
+    ("text", "rule", "good"),
+    [
+        (b"550 is 100% no", "4\\.5", b"550 is 100%% no"),
+        (b"550 %%%", "4\\.5", b"550 %%%%"),
+        (b"550 4 of them", "4\\.4 and 4\\.5", b"550 5 of them"),
+        (b"550-a\r\n" * 32 + b"550 a", "4\\.4", b"550-a\r\n" * 31 + b"550 a"),
+        (b"550 5.7.1 " + b"x" * 981, "4\\.4", b"550 5.7.1 " + b"x" * 980),
+        (b"550 " + b"x" * 981, "4\\.4", b"550 " + b"x" * 980),
+        (
+            b"550-5.7.1 a\r\n550 5.7.1 " + b"x" * 981,
+            "4\\.4",
+            b"550-5.7.1 a\r\n550 5.7.1 " + b"x" * 980,
+        ),
+    ],
+)
+def test_reply_texts_that_not_all_take(text: bytes, rule: str, good: bytes) -> None:
+    """A lone %, a digit where the class of an enhanced code stands, more or longer lines than
+    there can be: errors when strict only; what is just within is none (4.3 to 4.5)."""
+    conversation = agreed()
+    conversation.helo("h")
+    with pytest.raises(mta.ProtocolError, match=rf"reply text.*wire spec {rule}:"):
+        answer(conversation, packet("y", text + b"\0"))
+    for strict, accepted in ((False, text), (True, good)):
+        conversation = agreed(strict=strict)
+        conversation.helo("h")
+        assert 550 == answer(conversation, packet("y", accepted + b"\0")).code
 
 
 # -- modifications -------------------------------------------------------------------------------
@@ -807,6 +890,61 @@ def test_empty_names(wire: bytes) -> None:
     assert answer(at_eom(strict=False), wire) is not None
 
 
+@pytest.mark.parametrize(
+    ("wire", "text"),
+    [
+        (packet("i", b"\x80\0\0\0X\0v\0"), "INSHEADER with number -2147483648"),
+        (packet("m", b"\xff\xff\xff\xffX\0v\0"), "CHGHEADER with number -1"),
+        (packet("h", b"X\0a\r\n b\0"), "ADDHEADER with CR"),
+        (packet("i", b"\0\0\0\0X\0a\r\0"), "INSHEADER with CR"),
+        (packet("m", b"\0\0\0\1X\0\r\0"), "CHGHEADER with CR"),
+        (packet("h", b"X\0a\nB: c\0"), "ADDHEADER with LF that no blank follows"),
+        (packet("i", b"\0\0\0\0X\0a\n\0"), "INSHEADER with LF that no blank follows"),
+        (packet("m", b"\0\0\0\1X\0a\n\n b\0"), "CHGHEADER with LF that no blank follows"),
+    ],
+)
+def test_headers_that_not_all_take(wire: bytes, text: str) -> None:
+    """A negative number, CR in a value, a line that is no fold: errors when strict (5)."""
+    with pytest.raises(mta.ProtocolError, match=rf"{text}.* \(wire spec 5: "):
+        answer(at_eom(), wire)
+    assert answer(at_eom(strict=False), wire) is not None
+
+
+@pytest.mark.parametrize("value", [b"a\n b", b"a\n\tb\n c", b"", b" a"])
+def test_folds(value: bytes) -> None:
+    """Values folded by LF and a blank are as they should be (5)."""
+    assert answer(at_eom(), packet("h", b"X\0" + value + b"\0")) is not None
+    assert answer(at_eom(), packet("m", b"\0\0\0\0X\0" + value + b"\0")) is not None
+
+
+def test_no_fold_where_no_header() -> None:
+    """What is said of a header's value is not said of addresses' parameters."""
+    assert mta.AddRecipient("<r@e>", "a\nb") == answer(at_eom(), packet("2", b"<r@e>\0a\nb\0"))
+
+
+@pytest.mark.parametrize(
+    ("bits", "size"), [(0, 65535), (0x10000000, 262143), (0x20000000, 1048575)]
+)
+def test_more_data_than_agreed(bits: int, size: int) -> None:
+    """A packet with more data than was agreed on is an error when strict (1.2, 2.6)."""
+    for strict, length in ((True, size), (False, size + 1)):
+        conversation = sized(bits, strict)
+        assert mta.ReplaceBody(bytes(length)) == answer(conversation, packet("b", bytes(length)))
+    with pytest.raises(mta.ProtocolError, match=rf"{size + 1} bytes of data.*wire spec 1\.2"):
+        answer(sized(bits, True), packet("b", bytes(size + 1)))
+
+
+def sized(bits: int, strict: bool) -> mta.Protocol:
+    """At the end of a message, with these bits agreed on."""
+    conversation = negotiating((6, 0x1FF, 0x301FFFFF), strict=strict)
+    answer(conversation, options(protocol=bits))
+    for step in (conversation.mail, conversation.rcpt):
+        step("<>")
+        answer(conversation)
+    conversation.eom()
+    return conversation
+
+
 def test_body_in_pieces() -> None:
     """Pieces of a new body may follow each other; when strict, not after something else (5)."""
     pieces = [packet("b", b"1"), packet("b", b"2"), packet("h", b"X\0v\0"), packet("b", b"3")]
@@ -940,6 +1078,104 @@ def test_early_bytes() -> None:
         conversation.receive(C, early=True)
 
 
+@pytest.mark.parametrize("cut", range(1, 5))
+def test_answers_begun_early(cut: int) -> None:
+    """An answer of which the first byte was there before the question is none (1.1)."""
+    conversation = agreed()
+    conversation.helo("h")
+    conversation.receive(C[:cut], early=True)
+    conversation.receive(C[cut:])
+    with pytest.raises(mta.ProtocolError, match=r"CONTINUE .* was asked"):
+        conversation.next_event()
+    conversation = agreed()
+    conversation.receive(C[:cut])
+    conversation.helo("h")
+    conversation.receive(C[cut:])
+    with pytest.raises(mta.ProtocolError, match="CONTINUE before helo was asked"):
+        conversation.next_event()
+
+
+def test_progress_begun_early() -> None:
+    """PROGRESS may be begun before the question, where it may come at any time."""
+    conversation = agreed()
+    conversation.helo("h")
+    conversation.receive(packet("p")[:2], early=True)
+    conversation.receive(packet("p")[2:] + C)
+    assert mta.Progress() == conversation.next_event()
+    assert mta.Verdict(mta.Kind.CONTINUE) == conversation.next_event()
+
+
+def test_nothing_before_the_offer() -> None:
+    """A filter that speaks first, as an SMTP server does, is found out (1.1)."""
+    conversation = mta.Protocol()
+    conversation.receive(ALL)
+    with pytest.raises(mta.ProtocolError, match="OPTNEG although nothing was asked"):
+        conversation.negotiate()
+
+
+def test_where_an_error_is() -> None:
+    """An error says at which packet it is, both directions counted, and that packet's bytes."""
+    conversation = agreed()  # packets 1 and 2
+    conversation.connect("h", macros={"j": "x"})  # 3 and 4
+    answer(conversation)  # 5
+    conversation.abort()  # 6
+    conversation.helo("h")  # 7
+    assert mta.Progress() == answer(conversation, packet("p") + packet("c", b"xy"))  # 8 and 9
+    with pytest.raises(mta.ProtocolError) as caught:
+        conversation.next_event()
+    assert 9 == caught.value.packet
+    assert packet("c", b"xy") == caught.value.data
+    assert str(caught.value) == (
+        "the filter sent a malformed CONTINUE with 2 bytes of data: b'xy' (wire spec 1.4: exact "
+        "length, strings ended by NUL; packet 9: 00 00 00 03 63 78 79)"
+    )
+
+
+def test_where_a_large_error_is() -> None:
+    """Of a large packet's bytes the text shows the beginning, the error has all."""
+    conversation = at_eom()
+    with pytest.raises(mta.ProtocolError) as caught:
+        answer(conversation, packet("h", b"x" * 5000))
+    assert packet("h", b"x" * 5000) == caught.value.data
+    assert str(caught.value).endswith(
+        "; packet 8: 00 00 13 89 68" + " 78" * 35 + " ... (5005 bytes))"
+    )
+
+
+def test_where_a_reply_text_is_wrong() -> None:
+    """A reply text that is none is an error at its packet, too."""
+    conversation = agreed()
+    conversation.helo("h")
+    with pytest.raises(mta.ProtocolError) as caught:
+        answer(conversation, packet("y", b"no\0"))
+    assert (4, packet("y", b"no\0")) == (caught.value.packet, caught.value.data)
+
+
+def test_where_an_answer_is_missing() -> None:
+    """Where a packet is missing, the error has the one before it and what came of it."""
+    conversation = agreed()
+    conversation.helo("h")
+    conversation.receive(C[:3])
+    with pytest.raises(mta.ConnectionLost) as caught:
+        answer(conversation, b"")
+    assert (3, C[:3]) == (caught.value.packet, caught.value.data)
+    conversation = agreed()
+    conversation.helo("h")
+    error = mta.FilterTimeout("no answer")
+    conversation.fail(error)
+    assert (3, b"") == (error.packet, error.data)
+    assert (None, b"") == (mta.ConnectError("x").packet, mta.ConnectError("x").data)
+
+
+def test_half_a_packet_counts() -> None:
+    """Half a packet and the end: that one is the error's."""
+    conversation = agreed()
+    conversation.receive(C[:3])
+    with pytest.raises(mta.ProtocolError, match="half a packet") as caught:
+        answer(conversation, b"")
+    assert (3, C[:3]) == (caught.value.packet, caught.value.data)
+
+
 def test_error_sticks() -> None:
     """After an error every step is refused, and every look for an answer raises it again."""
     conversation = agreed()
@@ -962,6 +1198,9 @@ def test_errors_survive_pickling() -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert (str(error), error.rule) == (str(copy), copy.rule)
     assert "the filter sent nonsense (wire spec 1.4)" == str(error)
+    error.packet, error.data = 7, b"\0\1"
+    copy = pickle.loads(pickle.dumps(error))
+    assert (7, b"\0\1", str(error)) == (copy.packet, copy.data, str(copy))
 
 
 def test_end_of_the_connection() -> None:
@@ -1170,7 +1409,7 @@ def test_verdicts_end_the_message(letter: str, kind: mta.Kind) -> None:
 @pytest.mark.parametrize("kind", VERDICTS)
 def test_verdicts_outside_a_message(letter: str, kind: mta.Kind) -> None:
     """After any verdict on CONNECT, HELO or UNKNOWN the filter goes on to answer (row 129)."""
-    conversation = agreed()
+    conversation = agreed(strict=False)
     PLAYS[letter](conversation)
     answer(conversation, VERDICTS[kind])
     assert conversation.helo("h").data
