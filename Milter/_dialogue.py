@@ -28,7 +28,7 @@ from Milter._message import (
     shown,
     to_wire,
 )
-from Milter._mtacodec import Kind, Verdict
+from Milter._mtacodec import Kind, MilterError, Verdict
 
 HOSTNAME: Final = "mta.example.org"
 """What we call ourselves in the macro ``j``."""
@@ -112,11 +112,13 @@ class Step:
             ``eom`` or ``abort``.
         argument: what it was about, for a human to read.
         answer: what the filter said.
+        filter: its number, from 0, where there are several in a row.
     """
 
     name: str
     argument: str
     answer: Answer
+    filter: int = 0
 
     @property
     def verdict(self) -> Verdict:
@@ -139,6 +141,8 @@ class Result:
         refused: the steps of the recipients that the filter refused.
         steps: all that was played.
         session_over: the filter has decided about the whole connection, which ends here.
+        errors: what filters did wrong that the mail server went on without (only where there is a
+            default action for it).
     """
 
     outcome: Outcome
@@ -150,6 +154,7 @@ class Result:
     refused: tuple[Step, ...] = ()
     steps: tuple[Step, ...] = ()
     session_over: bool = False
+    errors: tuple[MilterError, ...] = ()
 
 
 Script = Generator[Outgoing, Answer, Result]

@@ -1,0 +1,479 @@
+"""The connection of an MTA to one filter, with a blocking socket.
+
+Owns the I/O for Milter._conversation and Milter._dialogue. The public names are in Milter.mta.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Callable, Final, NoReturn, Optional, Union
+
+from Milter._conversation import Event, Macros, Outgoing, Protocol
+from Milter._dialogue import (
+    Answer,
+    RejectedRecipient,
+    Result,
+    SmtpClient,
+    Step,
+    play,
+)
+from Milter._message import (
+    Message,
+    Modification,
+    Text,
+)
+from Milter._mtacodec import (
+    DEFAULT_ACTIONS,
+    DEFAULT_PROTOCOL,
+    NOT_SENT,
+    ConnectionLost,
+    FilterTimeout,
+    Kind,
+    MilterError,
+    Options,
+    Progress,
+    Verdict,
+)
+from Milter._mtasocket import open_socket, reason
+from Milter._profiles import Timeouts
+
+LOCALHOST: Final = SmtpClient()
+"""A client on the MTA's own machine."""
+
+_RECEIVE: Final = 65536  # bytes asked of the operating system at once
+
+
+def connect(
+    spec: Union[str, os.PathLike[str]],
+    *,
+    timeouts: Timeouts = Timeouts(),
+    strict: bool = True,
+    progress_anywhere: bool = True,
+    receive_limit: int = 64 * 1024 * 1024,
+) -> Session:
+    """Connects to a filter.
+
+    Args:
+        spec: where it listens: ``unix:PATH``, ``local:PATH``, ``PATH``, ``inet:PORT@HOST``,
+            ``inet6:PORT@HOST``, without ``@HOST`` for this machine, or as Postfix's configuration
+            has it, ``inet:HOST:PORT``. An IPv6 address before ``:PORT`` stands in brackets.
+        timeouts: how long to wait for what.
+        strict: also what an MTA may put up with is an error; see :class:`Protocol`.
+        progress_anywhere: see :class:`Protocol`.
+        receive_limit: bytes of one packet from the filter.
+
+    Returns:
+        A session in which nothing has been said yet.
+
+    Raises:
+        SocketSpecError: ``spec`` is none of these.
+        ConnectError: nobody answers there; the reason is in the text.
+    """
+    sock = open_socket(os.fspath(spec), timeouts.connect)
+    return Session(
+        sock,
+        timeouts=timeouts,
+        protocol=Protocol(
+            strict=strict, progress_anywhere=progress_anywhere, receive_limit=receive_limit
+        ),
+    )
+
+
+# -- talking to it -------------------------------------------------------------------------------
+
+
+class Session:
+    """A connection to a filter, as an MTA has one.
+
+    A context manager: at the end of the block the filter is told to QUIT, and the connection is
+    closed; after an exception it is only closed.
+
+    Each step waits for the filter's answer, unless the negotiation says that none comes, and
+    returns it. All steps raise:
+
+    - StateError: the step may not come now; nothing was sent.
+    - ValueError: an argument that cannot be sent; nothing was sent.
+    - ProtocolError: the filter broke the protocol.
+    - FilterTimeout: it did not answer in time.
+    - ConnectionLost: it closed the connection, or that broke.
+
+    After one of the last three the session is over, and only :meth:`close` is left.
+
+    ``macros=`` of a step are sent before it; where the filter has asked for macros of its own
+    choice, only those of them that it asked for.
+
+    Args:
+        sock: a connected stream socket; it is the session's from now on.
+        timeouts: how long to wait for what.
+        protocol: the rules; a strict :class:`Protocol` of its own by default.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        timeouts: Timeouts = Timeouts(),
+        protocol: Optional[Protocol] = None,
+    ) -> None:
+        """Takes over a connected socket."""
+        self.timeouts = timeouts
+        self.protocol = Protocol() if protocol is None else protocol
+        """The rules, and the state of the conversation."""
+        self._socket = sock
+        self._messages = 0
+
+    def __enter__(self) -> Session:
+        """Returns the session."""
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        """Says QUIT, unless an exception is on its way or the session is over, and closes."""
+        try:
+            idle = self.protocol.options is not None and self.protocol.waiting_for is None
+            if kind is None and idle and not self.protocol.over:
+                self.quit()
+        finally:
+            self.close()
+
+    @property
+    def options(self) -> Optional[Options]:
+        """What was negotiated; None before."""
+        return self.protocol.options
+
+    # -- I/O -------------------------------------------------------------------------------------
+
+    def _fail(self, error: MilterError, cause: Optional[OSError] = None) -> NoReturn:
+        """The session is over, and this is why."""
+        self.protocol.fail(error)
+        self.close()
+        raise error from cause
+
+    def _lost(self, error: OSError, step: str) -> NoReturn:
+        self._fail(ConnectionLost(f"the connection broke at {step}: {reason(error)}"), error)
+
+    def _write(self, data: bytes, step: str) -> None:
+        try:
+            self._socket.settimeout(self.timeouts.reply)
+            self._socket.sendall(data)
+        except socket.timeout:
+            seconds = f"{self.timeouts.reply:g} s"
+            self._fail(FilterTimeout(f"the filter did not take {step} within {seconds}"))
+        except OSError as error:
+            self._lost(error, step)
+
+    def _read(self, step: str, timeout: float, deadline: float) -> None:
+        """Feeds the protocol with whatever there is next."""
+        try:
+            # Zero would mean not to block at all.
+            self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+            data = self._socket.recv(_RECEIVE)
+        except socket.timeout:
+            self._fail(FilterTimeout(f"no answer to {step} within {timeout:g} s"))
+        except OSError as error:
+            self._lost(error, step)
+        self.protocol.receive(data)
+
+    def _look(self, step: str) -> None:
+        """Takes what is there before we have said anything: it cannot be an answer."""
+        try:
+            self._socket.settimeout(0)
+            data = self._socket.recv(_RECEIVE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._lost(error, step)
+        self.protocol.receive(data, early=True)
+
+    def _event(self, step: str, end: float = math.inf) -> Event:
+        """Waits for what the filter says next, at the longest until *end*."""
+        timeout = self.timeouts.of(step)
+        deadline = min(time.monotonic() + timeout, end)
+        while True:
+            event = self.protocol.next_event()
+            if event is not None:
+                return event
+            self._read(step, timeout, deadline)
+
+    def _exchange(self, outgoing: Outgoing) -> Answer:
+        """Writes a step and waits for its answer, if one is due."""
+        return self.exchange((outgoing.data,) if outgoing.data else (), outgoing)
+
+    def exchange(self, writes: Sequence[bytes], outgoing: Outgoing) -> Answer:
+        """Writes what a step of :attr:`protocol` puts on the wire, and waits for its answer.
+
+        For those who play the steps themselves. Raises what all steps do.
+
+        Args:
+            writes: the step's data and whatever was held back before it, each with a write of its
+                own.
+            outgoing: the step.
+
+        Returns:
+            The answer; to the offer one that says CONTINUE.
+        """
+        if writes:
+            self._look(outgoing.step)
+        for data in writes:
+            self._write(data, outgoing.step)
+        if outgoing.verdict is not None:
+            return Answer(outgoing.verdict)
+        changes: list[Modification] = []
+        progress = 0
+        total = self.timeouts.eom_total if outgoing.step == "eom" else None
+        end = math.inf if total is None else time.monotonic() + total
+        while True:
+            event = self._event(outgoing.step, end)
+            if isinstance(event, Verdict):
+                return Answer(event, tuple(changes), progress)
+            if isinstance(event, Options):
+                return Answer(Verdict(Kind.CONTINUE))
+            if isinstance(event, Progress):
+                progress += 1
+            else:
+                changes.append(event)
+
+    # -- steps -----------------------------------------------------------------------------------
+
+    def negotiate(
+        self, version: int = 6, actions: int = DEFAULT_ACTIONS, protocol: int = DEFAULT_PROTOCOL
+    ) -> Options:
+        """Offers what the MTA can do and returns what the filter chose; first, and once.
+
+        Args:
+            version: protocol version, 2 to 6.
+            actions: SMFIF_ bits: what the filter may do to messages.
+            protocol: SMFIP_ bits: what it may leave out or have done differently.
+        """
+        outgoing = self.protocol.negotiate(version, actions, protocol)
+        self._look(outgoing.step)
+        self._write(outgoing.data, outgoing.step)
+        event = self._event(outgoing.step)
+        assert isinstance(event, Options), "nothing else is an answer to an offer"
+        return event
+
+    def connect(
+        self,
+        hostname: Text = "localhost",
+        address: Optional[str] = "127.0.0.1",
+        port: int = 0,
+        macros: Optional[Macros] = None,
+    ) -> Verdict:
+        """A client has connected; once, after the negotiation or :meth:`quit_nc`.
+
+        Args:
+            hostname: the client's name; an MTA writes ``[192.0.2.1]`` where it found none.
+            address: an IPv4 or IPv6 address, a path (with a slash) for a unix socket, None if it is
+                unknown.
+            port: the client's port, 0 if it is unknown.
+            macros: see :class:`Session`.
+        """
+        return self._exchange(self.protocol.connect(hostname, address, port, macros)).verdict
+
+    def helo(self, name: Text = "localhost", macros: Optional[Macros] = None) -> Verdict:
+        """The client said HELO or EHLO; at any time. Inside a message the filter aborts that."""
+        return self._exchange(self.protocol.helo(name, macros)).verdict
+
+    def mail(self, sender: Text, *params: Text, macros: Optional[Macros] = None) -> Verdict:
+        """A message begins; at any time. Inside another message the filter aborts that.
+
+        Args:
+            sender: as it goes on the wire: an MTA gives it with angle brackets.
+            params: ESMTP parameters, such as ``SIZE=1000``.
+            macros: see :class:`Session`.
+        """
+        return self._exchange(self.protocol.mail(sender, *params, macros=macros)).verdict
+
+    def rcpt(
+        self,
+        recipient: Text,
+        *params: Text,
+        macros: Optional[Macros] = None,
+        rejected: bool = False,
+    ) -> Verdict:
+        """A recipient; after :meth:`mail`.
+
+        Args:
+            recipient: as it goes on the wire: an MTA gives it with angle brackets.
+            params: ESMTP parameters.
+            macros: see :class:`Session`.
+            rejected: the MTA has rejected it itself: told only to a filter that negotiated to hear
+                of these (RCPT_REJ), whose verdict means nothing then.
+        """
+        return self._exchange(
+            self.protocol.rcpt(recipient, *params, macros=macros, rejected=rejected)
+        ).verdict
+
+    def data(self, macros: Optional[Macros] = None) -> Verdict:
+        """The client said DATA; after :meth:`rcpt`."""
+        return self._exchange(self.protocol.data(macros)).verdict
+
+    def header(self, name: Text, value: Text, macros: Optional[Macros] = None) -> Verdict:
+        """A header of the message; after :meth:`data` or :meth:`rcpt`.
+
+        Args:
+            name: without the colon.
+            value: all that stands behind the colon. The blank that it begins with is taken off,
+                unless the filter negotiated to see it (HDR_LEADSPC). Folded by LF and a blank.
+            macros: see :class:`Session`.
+        """
+        return self._exchange(self.protocol.header(name, value, macros)).verdict
+
+    def eoh(self, macros: Optional[Macros] = None) -> Verdict:
+        """End of the headers."""
+        return self._exchange(self.protocol.eoh(macros)).verdict
+
+    def body(self, data: bytes, macros: Optional[Macros] = None) -> Verdict:
+        """The body, or a part of it, in as many pieces as it takes (65535 bytes, as MTAs do).
+
+        Stops after a final verdict or SKIP.
+
+        Args:
+            data: lines ended by CR LF. Nothing is sent for an empty one.
+            macros: see :class:`Session`.
+
+        Returns:
+            The last verdict.
+        """
+        size = 65535 if self.options is None else self.options.max_data
+        verdict = NOT_SENT
+        for at in range(0, len(data), size):
+            verdict = self._exchange(self.protocol.body(data[at : at + size], macros)).verdict
+            if verdict.final or verdict.kind in (Kind.SKIP, Kind.NOT_SENT):
+                break
+        return verdict
+
+    def eom(self, macros: Optional[Macros] = None, data: bytes = b"") -> Answer:
+        """End of the message.
+
+        Args:
+            macros: see :class:`Session`.
+            data: a last piece of body, which the protocol allows and no MTA makes use of.
+
+        Returns:
+            The verdict and the modifications.
+        """
+        return self._exchange(self.protocol.eom(macros, data))
+
+    def unknown(self, command: Text, macros: Optional[Macros] = None) -> Verdict:
+        """The client said something that is no SMTP command; at any time, and changes nothing."""
+        return self._exchange(self.protocol.unknown(command, macros)).verdict
+
+    def abort(self) -> None:
+        """The message in hand is given up; outside a message it means nothing."""
+        self._exchange(self.protocol.abort())
+
+    def quit_nc(self) -> None:
+        """The SMTP session is over, and the next one uses the same connection (version 6)."""
+        self._exchange(self.protocol.quit_nc())
+
+    def quit(self) -> None:
+        """Ends the conversation, waits for the filter to close the connection, and closes it.
+
+        That a filter is gone already is no error.
+
+        Raises:
+            FilterTimeout: it does not close; ours is closed nevertheless.
+        """
+        outgoing = self.protocol.quit()
+        try:
+            self.hang_up((outgoing.data,))
+        finally:
+            self.close()
+
+    def hang_up(self, writes: Sequence[bytes], wait: bool = True) -> None:
+        """Writes the last that is to be said; for those who play the steps themselves.
+
+        That a filter is gone already is no error.
+
+        Args:
+            writes: each with a write of its own.
+            wait: QUIT is the last of them, so that the filter closes.
+
+        Raises:
+            FilterTimeout: it does not close.
+        """
+        timeout = self.timeouts.reply
+        deadline = time.monotonic() + timeout
+        try:
+            for data in writes:
+                self._write(data, "quit")
+            while wait and not self.protocol.closed:
+                self._read("quit", timeout, deadline)
+                self.protocol.next_event()
+        except ConnectionLost:
+            pass
+        except FilterTimeout:
+            raise FilterTimeout(f"the filter did not close within {timeout:g} s of QUIT") from None
+
+    def close(self) -> None:
+        """Closes the connection, without a word to the filter; at any time, more than once."""
+        self._socket.close()
+
+    # -- a whole message -------------------------------------------------------------------------
+
+    def send(
+        self,
+        message: Message,
+        *,
+        client: SmtpClient = LOCALHOST,
+        helo: Optional[str] = None,
+        macros: Optional[Macros] = None,
+        rejected: Sequence[RejectedRecipient] = (),
+        on_step: Optional[Callable[[Step], None]] = None,
+    ) -> Result:
+        """Plays one message as an MTA would, from where the session is to a final verdict.
+
+        Negotiates if that was not done, and tells of the client unless this session has heard of
+        one. Macros are those that Postfix sends, or those that the filter asked for. Addresses get
+        the angle brackets that MTAs put around them. A session takes any number of messages, until
+        the filter decides about all of it (:attr:`Result.session_over`); then it is closed.
+
+        Args:
+            message: with its envelope; it is not changed.
+            client: who brings the message, for the first one of a session.
+            helo: how the client introduces itself, by default as what it is called. For a later
+                message it says HELO again only if this is given.
+            macros: further ones, or other values, by names as they go on the wire (``j``,
+                ``{auth_authen}``). One that Postfix has no place for goes with CONNECT and MAIL.
+            rejected: recipients that the MTA rejects itself, for filters that want to hear of them.
+            on_step: called after each step.
+
+        Returns:
+            What became of the message.
+
+        Raises:
+            ValueError: a message without recipients, or a NUL where none can be sent; nothing was
+                sent.
+        """
+        if self.options is None:
+            self.negotiate()
+        self._messages += 1
+        script = play(
+            self.protocol,
+            message,
+            client=client,
+            helo=helo,
+            macros=macros or {},
+            rejected=rejected,
+            queue_id=f"{0x4A5B6C0000 + self._messages:X}",
+            on_step=on_step,
+        )
+        try:
+            outgoing = next(script)
+            while True:
+                outgoing = script.send(self._exchange(outgoing))
+        except StopIteration as end:
+            result: Result = end.value
+        if result.session_over:
+            self.quit()
+        return result

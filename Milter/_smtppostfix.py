@@ -1,0 +1,258 @@
+"""Postfix, as the filters in front of it see it, in one SMTP session; no I/O.
+
+Source: wire spec 2.7; what Postfix 3.7.11 did where that is silent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Callable, Optional
+
+from Milter._conversation import Macros, Outgoing, Protocol
+from Milter._dialogue import SmtpClient
+from Milter._engine import lib
+from Milter._message import (
+    shown,
+)
+from Milter._mtacodec import Kind, MilterError, Verdict
+from Milter._smtpsession import (
+    Link,
+    Ruling,
+    Script,
+    SmtpDialogue,
+    SmtpReply,
+    said,
+)
+
+
+class PostfixDialogue(SmtpDialogue):
+    """Postfix's smtpd and cleanup.
+
+    It asks one filter after the other, and at the first that refuses no further one. What it writes
+    stays in a buffer until it has to wait for an answer; so does what gives a message up.
+    """
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        """See :class:`SmtpDialogue`."""
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self._helo = False
+
+    def _connect(self, client: SmtpClient) -> Script[Optional[SmtpReply]]:
+        def make(link: Link) -> Callable[[Protocol], Outgoing]:
+            return lambda protocol: protocol.connect(
+                client.name, client.address, client.port, self._macros(link, lib.SMFIM_CONNECT)
+            )
+
+        ruling: Optional[Ruling] = None
+        for link in self._links:
+            if (yield from self._open(link)):
+                ruling = yield from self._consult(link, "connect", make(link), str(client))
+            else:
+                ruling = link.standing
+            if ruling is not None:
+                break
+        if ruling is None or ruling.reply is None:
+            return None
+        if ruling.reply.closes:
+            self.over = True
+            return SmtpReply(421, None, (f"{self.hostname} Service unavailable - try again later",))
+        if ruling.reply.code >= 500:
+            return SmtpReply(554, None, (f"{self.hostname} ESMTP not accepting connections",))
+        return None
+
+    def helo(self, name: str, macros: Optional[Macros] = None) -> Script[Optional[SmtpReply]]:
+        self._give(macros)
+        ruling = yield from self._event(
+            "helo",
+            lambda link: lambda protocol: protocol.helo(name, self._macros(link, lib.SMFIM_HELO)),
+            shown(name),
+        )
+        if self._helo:
+            self._abort()
+        self._helo = True
+        self._give_up()
+        if ruling is None or ruling.reply is None or not ruling.reply.closes:
+            return None
+        return self._close_with(ruling.reply)
+
+    def _mail(self, sender: str, params: Sequence[str]) -> Script[Optional[SmtpReply]]:
+        self._in_message = True
+        ruling = yield from self._event(
+            "mail",
+            lambda link: (
+                lambda protocol: protocol.mail(
+                    sender, *params, macros=self._macros(link, lib.SMFIM_ENVFROM)
+                )
+            ),
+            shown(" ".join([sender, *params])),
+        )
+        reply = self._reply(ruling)
+        if reply is not None:
+            self._give_up()
+        return reply
+
+    def _rcpt(
+        self, address: str, params: Sequence[str], rejected: bool
+    ) -> Script[Optional[SmtpReply]]:
+        about = shown(" ".join([address, *params]))
+        ruling = yield from self._event(
+            "rcpt",
+            lambda link: (
+                lambda protocol: protocol.rcpt(
+                    address,
+                    *params,
+                    macros=self._macros(link, lib.SMFIM_ENVRCPT),
+                    rejected=rejected,
+                )
+            ),
+            about,
+        )
+        if rejected:
+            return None
+        reply = self._reply(ruling)
+        if reply is not None:
+            self._refused.append(self.steps[-1])
+        return reply
+
+    def data(self, macros: Optional[Macros] = None) -> Script[Optional[SmtpReply]]:
+        self._give(macros)
+        ruling = yield from self._event(
+            "data",
+            lambda link: lambda protocol: protocol.data(self._macros(link, lib.SMFIM_DATA)),
+            "",
+        )
+        return self._reply(ruling)
+
+    def reset(self) -> Script[None]:
+        self._give_up()
+        self.steps = []
+        yield from ()  # a generator, as everything here
+
+    def _give_up(self) -> None:
+        """The message in hand is over."""
+        if self._in_message:
+            self._abort()
+        self._drop()
+
+    def unknown(self, command: str, macros: Optional[Macros] = None) -> Script[Optional[SmtpReply]]:
+        self._give(macros)
+        word = command.split(" ", 1)[0]
+        ruling = yield from self._event(
+            "unknown",
+            lambda link: lambda protocol: protocol.unknown(word, {}),
+            shown(word),
+        )
+        return self._reply(ruling)
+
+    def quit(self) -> Script[None]:
+        self._give_up()
+        if self._helo:
+            self._abort()
+        self._helo = False
+        self.over = True
+        for link in self._links:
+            yield from self._hang_up(link)
+
+    def _event(
+        self,
+        step: str,
+        make: Callable[[Link], Callable[[Protocol], Outgoing]],
+        argument: str,
+    ) -> Script[Optional[Ruling]]:
+        """Asks one filter after the other, until one refuses."""
+        if self.discarded:
+            return None
+        for link in self._links:
+            ruling = yield from self._consult(link, step, make(link), argument)
+            if ruling is not None:
+                if ruling.reply is None:
+                    self._discard = ruling
+                return ruling
+        return None
+
+    def _consult(
+        self, link: Link, step: str, make: Callable[[Protocol], Outgoing], argument: str
+    ) -> Script[Optional[Ruling]]:
+        """Asks one filter."""
+        if link.gone:
+            return link.standing
+        if step == "mail":
+            link.done = False
+        elif link.done and step not in ("helo", "unknown"):
+            return None
+        answered = yield from self._ask(link, make, argument)
+        if answered is None:
+            return link.standing
+        verdict = answered.verdict
+        about_session = step in ("connect", "helo")
+        if verdict.kind is Kind.ACCEPT:
+            if about_session:
+                yield from self._close(link)
+            else:
+                link.done = True
+            return None
+        if verdict.kind is Kind.DISCARD:
+            if about_session:
+                return None
+            link.done = True
+        elif not verdict.final:
+            return None
+        ruling = self._ruling(verdict, step, "")
+        if about_session:
+            # It stands for the rest of the session; the filter is not needed for that.
+            link.standing = ruling
+            yield from self._close(link)
+        return ruling
+
+    def _abort(self) -> None:
+        """Writes ABORT to all filters, into the buffer."""
+        for link in self._links:
+            if link.connected and not link.gone:
+                try:
+                    link.pending += link.protocol.abort().data
+                except MilterError:
+                    continue  # it comes out at the next step
+
+    def _reply(self, ruling: Optional[Ruling]) -> Optional[SmtpReply]:
+        if ruling is None or ruling.reply is None:
+            return None
+        return self._close_with(ruling.reply)
+
+    def _close_with(self, reply: SmtpReply) -> SmtpReply:
+        if reply.closes:
+            self.over = True
+        return reply
+
+    def _ended(self, ruling: Optional[Ruling]) -> Script[None]:
+        self._give_up()
+        yield from ()
+
+    def _accepted(self) -> str:
+        return f"250 2.0.0 Ok: queued as {self.queue_id}"
+
+    def _writes(self, link: Link, outgoing: Outgoing) -> tuple[bytes, ...]:
+        link.pending += outgoing.data
+        if outgoing.verdict is not None or not link.pending:
+            return ()
+        data, link.pending = link.pending, b""
+        return (data,)
+
+    def _ruling(self, verdict: Verdict, step: str, about: str) -> Ruling:
+        if verdict.kind is Kind.DISCARD:
+            return Ruling(verdict, None)
+        if verdict.lines:
+            return Ruling(verdict, said(verdict))
+        if verdict.code == 421:
+            text = "421 4.3.0 Service unavailable - closing connection"
+        elif verdict.kind is Kind.TEMPFAIL:
+            text = "451 4.7.1 Service unavailable - try again later"
+        else:
+            text = "550 5.7.1 Command rejected"
+        return Ruling(verdict, SmtpReply.of(text))
+
+    def _fail(self, link: Link, error: MilterError, step: str) -> Script[None]:
+        yield from super()._fail(link, error, step)
+        if link.action == "reject":
+            assert link.standing is not None
+            reply = SmtpReply.of("550 5.5.0 Service unavailable")
+            link.standing = Ruling(link.standing.verdict, reply)
