@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import email
 import socket
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from dsn_support import Evil, Recorder, certificate, script, server
 
 import Milter
+from harness.smtp_server import Inbox, Scripted, aiosmtpd, certificate
 from Milter import dsn
 from Milter.dns import DNSError
 from Milter.dsn import create_msg, send_dsn
-
-pytest.importorskip("aiosmtpd")
-pytest.importorskip("trustme")
 
 
 class Exchangers:
@@ -41,23 +38,13 @@ HERE = (10, "127.0.0.1")
 @pytest.fixture
 def running() -> Iterator[Any]:
     """Give a function that starts a server with certain replies; all are ended."""
-    started = []
+    with contextlib.ExitStack() as started:
 
-    def start(hostname: str = "mx.test", tls: Any = None, **replies: str) -> tuple[Recorder, int]:
-        handler = Recorder(**replies)
-        controller = server(handler, hostname, tls)
-        started.append(controller.stop)
-        return handler, controller.port
+        def start(hostname: str = "mx.test", tls: Any = None, **replies: str) -> tuple[Inbox, int]:
+            handler = Inbox(**replies)
+            return handler, started.enter_context(aiosmtpd(handler, tls, server_hostname=hostname))
 
-    def play(what: Any) -> Evil:
-        evil = Evil(what)
-        started.append(evil.close)
-        return evil
-
-    start.play = play  # type: ignore[attr-defined]
-    yield start
-    for stop in started:
-        stop()
+        yield start
 
 
 MESSAGE = "Subject: no\n\nnot delivered\n"
@@ -74,9 +61,9 @@ def test_sent(running: Any) -> None:
     """The message arrives, from the empty sender; the result is None."""
     handler, port = running()
     assert send(port) is None
-    ((sender, recipients, content, _),) = handler.sessions
-    assert ("", ["bob@example.test"]) == (sender.strip("<>"), recipients)
-    assert b"Subject: no\r\n\r\nnot delivered\r\n" == content
+    (envelope,) = handler.messages
+    assert ("", ["bob@example.test"]) == (envelope.mail_from.strip("<>"), envelope.rcpt_tos)
+    assert b"Subject: no\r\n\r\nnot delivered\r\n" == envelope.content
 
 
 @pytest.mark.parametrize(
@@ -92,21 +79,21 @@ def test_kinds_of_messages(running: Any, msg: Any, content: bytes) -> None:
     """Text, bytes and Message; dots at a line's beginning survive."""
     handler, port = running()
     assert send(port, msg) is None
-    assert content == handler.sessions[0][2]
+    assert content == handler.messages[0].content
 
 
 def test_ourfrom(running: Any) -> None:
     """Another sender."""
     handler, port = running()
     assert send(port, ourfrom="me@mail.me") is None
-    assert "me@mail.me" == handler.sessions[0][0].strip("<>")
+    assert "me@mail.me" == handler.messages[0].mail_from.strip("<>")
 
 
 def test_refused_sender(running: Any) -> None:
     """A refused empty sender: once more as postmaster."""
     handler, port = running(mail="553 no bounces")
     assert send(port) is None
-    assert "postmaster@mail.me" == handler.sessions[0][0].strip("<>")
+    assert "postmaster@mail.me" == handler.messages[0].mail_from.strip("<>")
 
 
 @pytest.mark.parametrize(
@@ -125,14 +112,6 @@ def test_refusals(running: Any, replies: dict[str, str], result: object) -> None
 
 
 # ---- call-back verification ----
-
-
-def test_verified(running: Any) -> None:
-    """Without a message: MAIL, RCPT and no DATA; None if both are taken."""
-    handler, port = running()
-    assert send(port, None) is None
-    assert ["MAIL ", "RCPT bob@example.test"] == [a.replace("<>", "") for a in handler.asked]
-    assert [] == handler.sessions
 
 
 @pytest.mark.parametrize(
@@ -194,7 +173,7 @@ def test_the_domain_itself(running: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     session = Exchangers()
     assert send(port, session=session) is None
     assert ["example.test"] == asked
-    assert 1 == len(handler.sessions)
+    assert 1 == len(handler.messages)
 
 
 def test_the_order_of_hosts(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +193,7 @@ def test_the_order_of_hosts(running: Any, monkeypatch: pytest.MonkeyPatch) -> No
     assert send(port, session=session) is None
     assert ["dead.test", "second.test"] == asked
     assert [(10, "dead.test"), (20, "second.test"), (30, "third.test")] == session.found
-    assert 1 == len(handler.sessions)
+    assert 1 == len(handler.messages)
 
 
 def test_null_mx() -> None:
@@ -224,38 +203,39 @@ def test_null_mx() -> None:
     assert "example.test" in text
 
 
-def test_no_servers(running: Any) -> None:
+def test_no_servers() -> None:
     """Nobody there, or nobody who greets: 450."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
         assert (450, "No MX servers available") == send(port)
-    evil = running.play(script(b"554 go away\r\n"))
-    assert (450, "No MX servers available") == send(evil.port)
+    with Scripted({"banner": b"554 go away"}) as server:
+        assert (450, "No MX servers available") == send(server.port)
 
 
 @pytest.mark.parametrize(
     "replies",
     [
-        [b"\r\n"],
-        [b"hello\r\n"],
-        [b"220 x\r\n", b"500 no\r\n", b"500 no\r\n"],
-        [b"220 x\r\n", b"250 mx\r\n"],
-        [b"220 x\r\n", b"250 mx\r\n", b"nonsense\r\n"],
-        [b"220 " + b"x" * 100_000 + b"\r\n"],
+        {"banner": b"\r\n"},
+        {"EHLO": b"500 no", "HELO": b"500 no"},
+        {"MAIL": b""},
+        {"MAIL": b"nonsense"},
+        {"banner": b"220 " + b"x" * 100_000},
     ],
 )
-def test_broken_servers(running: Any, replies: list[bytes]) -> None:
-    """A server that hangs up or talks nonsense is passed over."""
-    evil = running.play(script(*replies))
-    assert (450, "No MX servers available") == send(evil.port, None)
-    assert evil.connections
+def test_broken_servers(replies: dict[str, bytes]) -> None:
+    """A server that hangs up or talks nonsense is passed over, in a verification, too."""
+    with Scripted(replies) as server:
+        assert (450, "No MX servers available") == send(server.port, None)
+        assert server.connections
 
 
-def test_no_hostname(running: Any) -> None:
+def test_no_hostname() -> None:
     """A HELO answered by nothing but a code: 553."""
-    evil = running.play(script(b"220 mx\r\n", b"250\r\n"))
-    assert (553, "MX for example.test has no hostname in banner: 127.0.0.1") == send(evil.port)
+    with Scripted({"EHLO": b"250"}) as server:
+        assert (553, "MX for example.test has no hostname in banner: 127.0.0.1") == send(
+            server.port
+        )
 
 
 def test_our_own_name(running: Any) -> None:
@@ -264,89 +244,42 @@ def test_our_own_name(running: Any) -> None:
     assert (553, "Fraudulent MX for example.test: 127.0.0.1") == send(port)
 
 
-def test_helo(running: Any) -> None:
+def test_helo() -> None:
     """A server that does not know EHLO gets HELO."""
-    evil = running.play(
-        script(b"220 mx\r\n", b"502 what\r\n", b"250 mx\r\n", b"250 ok\r\n", b"550 no\r\n")
-    )
-    assert (550, b"no") == send(evil.port, None)
-
-
-# ---- time ----
-
-
-def test_a_server_that_trickles(running: Any) -> None:
-    """Byte after byte, always before a time-out for each: the whole ends in time all the same."""
-
-    def trickle(peer: socket.socket) -> None:
-        peer.sendall(b"220 ")
-        while True:
-            peer.sendall(b"x")
-            time.sleep(0.05)
-
-    evil = running.play(trickle)
-    start = time.monotonic()
-    result = send(evil.port, timeout=1)
-    assert (450, f"No MX response within {1 / 60:f} minutes") == result
-    assert time.monotonic() - start < 15  # the point is that it ends
-
-
-def test_a_silent_server(running: Any) -> None:
-    """No greeting at all: the same."""
-    evil = running.play(lambda peer: bool(peer.recv(1)) and None)
-    assert (450, f"No MX response within {0.5 / 60:f} minutes") == send(evil.port, timeout=0.5)
+    with Scripted({"EHLO": b"502 what", "RCPT": b"550 no"}) as server:
+        assert (550, b"no") == send(server.port, None)
 
 
 # ---- TLS ----
 
 
 @pytest.fixture(scope="module")
-def tls() -> tuple[ssl.SSLContext, Any]:
-    """Return a server's context and the authority behind it."""
-    return certificate()
+def tls() -> ssl.SSLContext:
+    """Return a server's context, with a certificate by an authority that nobody knows."""
+    return certificate("localhost", "127.0.0.1")[0]
 
 
-def test_tls_where_offered(running: Any, tls: tuple[ssl.SSLContext, Any]) -> None:
-    """STARTTLS is used, whoever signed the certificate."""
-    handler, port = running(tls=tls[0])
-    assert send(port) is None
-    assert handler.sessions[0][3]
-
-
-def test_verified_certificate(running: Any, tls: tuple[ssl.SSLContext, Any]) -> None:
+def test_unknown_authority(running: Any, tls: ssl.SSLContext) -> None:
     """With a context of the caller's the certificate has to be good."""
-    handler, port = running(tls=tls[0])
-    trusting = ssl.create_default_context()
-    tls[1].configure_trust(trusting)
-    assert send(port, tls_context=trusting, require_tls=True) is None
-    assert handler.sessions[0][3]
-    other = ssl.create_default_context()
-    assert (450, "No MX servers available") == send(port, tls_context=other, require_tls=True)
-    assert 1 == len(handler.sessions)
+    handler, port = running(tls=tls)
+    context = ssl.create_default_context()
+    assert (450, "No MX servers available") == send(port, tls_context=context, require_tls=True)
+    assert [] == handler.messages
 
 
-def test_tls_that_fails(running: Any, tls: tuple[ssl.SSLContext, Any]) -> None:
+def test_tls_that_fails(running: Any, tls: ssl.SSLContext) -> None:
     """Opportunistic means that the message goes in plain text then; on a new connection."""
-    handler, port = running(tls=tls[0])
+    handler, port = running(tls=tls)
     assert send(port, tls_context=ssl.create_default_context()) is None
-    assert not handler.sessions[0][3]
+    assert [False] == handler.encrypted
 
 
-def test_tls_refused(running: Any) -> None:
-    """Offered and then not available (454): in plain text."""
-    evil = running.play(
-        script(b"220 mx\r\n", b"250-mx\r\n250 STARTTLS\r\n", b"454 not now\r\n", b"221 bye\r\n")
-    )
-    # On the second connection the third line is MAIL.
-    assert (454, b"not now") == send(evil.port, None)
-    assert 2 == evil.connections
-
-
-def test_required_and_not_offered(running: Any) -> None:
-    """Without the offer the server is passed over."""
-    handler, port = running()
-    assert (450, "No MX servers available") == send(port, require_tls=True)
-    assert [] == handler.asked
+def test_tls_refused() -> None:
+    """Offered and then not available (454): in plain text, on a new connection."""
+    offer = b"250-mx.example\r\n250 STARTTLS"
+    with Scripted({"EHLO": offer, "STARTTLS": b"454 not now", "MAIL": b"451 later"}) as server:
+        assert (451, b"later") == send(server.port, None)
+        assert 2 == server.connections
 
 
 # ---- create_msg ----

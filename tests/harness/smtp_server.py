@@ -15,13 +15,43 @@ from aiosmtpd.smtp import SMTP
 
 
 class Inbox:
-    """A handler for aiosmtpd: keeps what it is given in `messages`, envelopes as aiosmtpd's."""
+    """A handler for aiosmtpd: keeps what it is given, and answers by *replies* where it has one.
 
-    def __init__(self) -> None:
+    *replies*: `mail` (to the empty sender), `every_mail`, `rcpt`, `data`. Attributes: `messages`,
+    envelopes as aiosmtpd's; `encrypted`, for each whether it came under TLS; `asked`, the steps.
+    """
+
+    def __init__(self, **replies: str) -> None:
+        self.replies = replies
         self.messages: list[Any] = []
         self.encrypted: list[bool] = []
+        self.asked: list[str] = []
+
+    async def handle_MAIL(
+        self, server: SMTP, session: Any, envelope: Any, address: str, options: list[str]
+    ) -> str:
+        self.asked.append(f"MAIL {address}")
+        if "mail" in self.replies and address in ("", "<>"):
+            return self.replies["mail"]
+        if "every_mail" in self.replies:
+            return self.replies["every_mail"]
+        envelope.mail_from = address
+        envelope.mail_options.extend(options)
+        return "250 OK"
+
+    async def handle_RCPT(
+        self, server: SMTP, session: Any, envelope: Any, address: str, options: list[str]
+    ) -> str:
+        self.asked.append(f"RCPT {address}")
+        if "rcpt" in self.replies:
+            return self.replies["rcpt"]
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
 
     async def handle_DATA(self, server: SMTP, session: Any, envelope: Any) -> str:
+        self.asked.append("DATA")
+        if "data" in self.replies:
+            return self.replies["data"]
         self.messages.append(envelope)
         self.encrypted.append(session.ssl is not None)
         return "250 OK"
@@ -101,6 +131,11 @@ class Scripted:
         for thread in list(self._threads):
             thread.join(30)
         self._listener.close()
+
+    @property
+    def connections(self) -> int:
+        """How often clients have connected."""
+        return len(self._connections)
 
     @property
     def commands(self) -> list[bytes]:

@@ -219,7 +219,7 @@ def test_required_without_offer() -> None:
     """TLS demanded and not there: nothing is said to that server but EHLO."""
     with Scripted({"EHLO": b"250 mx.example"}) as server:
         assert (450, "No MX servers available") == send(server.port, require_tls=True)
-    assert not [line for line in server.commands if line[:4].upper() == b"MAIL"]
+    assert [b"ehlo mail.me", b"quit"] == [line.lower() for line in server.commands]
 
 
 @pytest.mark.parametrize(
