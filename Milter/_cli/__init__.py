@@ -16,12 +16,8 @@ from typing import Any, Final, Optional
 from Milter import __version__
 from Milter._cli import run, send
 from Milter._cli.command import Command
-from Milter._cli.output import FAILED, Failure
-from Milter._message import shown
+from Milter._cli.output import FAILED, PROGRAM, Failure, complain
 from Milter.mta import MilterError
-
-# How it was called; error messages and --help say so.
-PROGRAM: Final = "milterctl" if os.path.basename(sys.argv[0]) == "milterctl" else "python -m Milter"
 
 # In the order of --help. A new command is a file here with a COMMAND of its own, imported above and
 # added to this table. It is imported at every start of any of them: what it needs beyond the
@@ -69,6 +65,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """Returns the parser of each command by its name, for what documents them."""
+    (commands,) = [
+        action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)
+    ]
+    return dict(commands.choices)
+
+
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Runs a command.
 
@@ -102,5 +106,5 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         text = str(error)
     except KeyboardInterrupt:
         text = "interrupted"
-    print(f"{PROGRAM} {command.name}: {shown(text)}", file=sys.stderr)
+    complain(command.name, text)
     return FAILED

@@ -62,3 +62,14 @@ def seconds(text: str) -> float:
     if not 0 < number <= 1e6:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
     return number
+
+
+def add_colour(parser: argparse._ActionsContainer) -> None:
+    """Adds ``--color``; for Milter._cli.output.use_colours()."""
+    parser.add_argument(
+        "--color",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="colours, with the library rich: auto is on a terminal, unless NO_COLOR is set "
+        "(default: auto)",
+    )

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Final
+from typing import Any, Final, Optional
+
+from Milter._message import shown
+
+# How it was called; error messages and --help say so.
+PROGRAM: Final = "milterctl" if os.path.basename(sys.argv[0]) == "milterctl" else "python -m Milter"
 
 ACCEPTED: Final = 0
 REFUSED: Final = 1
@@ -14,16 +20,78 @@ class Failure(Exception):
     """What the user gets to read, in one line; the exit status is 2."""
 
 
+_console: Optional[Any] = None  # rich's, where there are to be colours
+
+
+def use_colours(when: str) -> None:
+    """Has :func:`say` use colours from here on, or not.
+
+    Args:
+        when: ``always``, ``never``, or ``auto``: on a terminal, unless NO_COLOR is set.
+
+    Raises:
+        Failure: ``always``, and the library for it is not installed.
+    """
+    global _console
+    _console = None
+    if when == "never" or (when == "auto" and not sys.stdout.isatty()):
+        return
+    try:
+        from rich.console import Console
+    except ImportError:
+        if when == "always":
+            raise Failure('colours need rich: pip install "pymilter-cffi[cli]"') from None
+        return
+    _console = Console(
+        force_terminal=True,
+        color_system="standard" if when == "always" else "auto",
+        no_color=False if when == "always" else None,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=True,
+    )
+
+
 def put(data: bytes) -> None:
     """Writes to standard output at once, so that a slow filter can be watched."""
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
 
 
-def say(text: str) -> None:
-    """Prints a line, whatever characters the terminal knows."""
+def coloured(text: str, style: str) -> str:
+    """Returns a text as a terminal is told to show it, where there are to be colours.
+
+    Args:
+        text: without control characters.
+        style: in rich's words, as ``bold red``.
+    """
+    if _console is None or not style:
+        return text
+    from rich.text import Text
+
+    with _console.capture() as capture:
+        _console.print(Text(text, style), end="")
+    result: str = capture.get()
+    return result
+
+
+def say(text: str, style: str = "") -> None:
+    """Prints a line, whatever characters the terminal knows.
+
+    Args:
+        text: without control characters but those of :func:`coloured`.
+        style: in rich's words.
+    """
+    text = coloured(text, style)
     put(text.encode(sys.stdout.encoding or "utf-8", "backslashreplace") + b"\n")
 
 
 def count(number: int, thing: str) -> str:
+    """Returns ``1 thing`` or ``2 things``."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def complain(command: str, text: str) -> None:
+    """Prints an error of a command, in one line."""
+    print(f"{PROGRAM} {command}: {shown(text)}", file=sys.stderr)

@@ -1,56 +1,91 @@
-"""``send``: plays messages to a filter."""
+"""``send``: plays messages to filters, as a mail server would, and shows what becomes of them."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from typing import Final, Optional
+import json
+from typing import Any, Callable, Final, Optional
 
-from Milter._cli.arguments import address, client, macro, seconds
+from Milter._cli.arguments import add_colour, address, client, macro, seconds
 from Milter._cli.command import Command
-from Milter._cli.output import ACCEPTED, REFUSED, Failure, count, put, say
-from Milter._message import bracketed, from_wire, shown
+from Milter._cli.messages import parse, sources
+from Milter._cli.output import ACCEPTED, FAILED, REFUSED, Failure, complain, say, use_colours
+from Milter._cli.show import (
+    error_value,
+    options_value,
+    result_value,
+    say_diff,
+    say_message,
+    say_options,
+    say_outcome,
+    say_step,
+)
+from Milter._message import shown
+from Milter._profiles import ACTIONS
+from Milter._smtpsession import SmtpDialogue
 from Milter.mta import (
     LOCALHOST,
+    PROFILES,
+    ConnectError,
+    Filter,
+    MailServer,
     Message,
-    Options,
+    MilterError,
     Outcome,
-    Recipient,
     Result,
-    Session,
+    SmtpSession,
     Step,
     Timeouts,
-    action_names,
-    connect,
-    protocol_names,
+    parse_spec,
 )
 
-_WIDTH: Final = 100  # characters of what a step was about, before it is cut
+_EPILOG: Final = """\
+MESSAGE is a file, a directory (all files in it; a maildir's new and cur), a mailbox (mbox), or -
+for standard input. Without --from and --to the envelope is made from the headers: the sender from
+From, the recipients from To and Cc.
 
-_EPILOG = """\
-Without --from and --to the envelope is made from the headers: the sender from From, the recipients
-from To and Cc.
+Nothing is delivered. The filters are told what Postfix or Sendmail would tell them; shown is what
+they answer, what that mail server would tell the client, and what it would make of the message.
+Where a filter fails, the mail server does what --default-action says, and the error is reported.
+
+examples:
+  See what a filter does to a message, as a diff:
+    milterctl send --socket unix:/run/filter.sock message.eml
+
+  With an envelope, a client and macros of your choice, behind Sendmail:
+    milterctl send --socket inet:8893@127.0.0.1 --profile sendmail \\
+        --from 'alice@example.org SIZE=1000' --to bob@example.com --to carol@example.com \\
+        --client 'mail.example.org[192.0.2.1]' --macro auth_authen=alice message.eml
+
+  Two filters in a row, as a mail server would ask them:
+    milterctl send --socket unix:/run/one.sock --socket unix:/run/two.sock message.eml
+
+  All messages of a mailbox, one JSON object for each:
+    milterctl send --socket unix:/run/filter.sock --json archive.mbox
 
 exit status:
   0  all messages were accepted, with or without changes
   1  at least one was rejected, tempfailed or discarded; the last line of each says which
-  2  the filter could not be reached, or broke the protocol, or an argument is wrong
+  2  a filter could not be reached or broke the protocol, or a message or an argument is wrong
 """
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``send``."""
+    """Adds the arguments."""
     parser.add_argument(
-        "messages", nargs="+", metavar="MESSAGE", help="file with a message; - is standard input"
+        "messages", nargs="+", metavar="MESSAGE", help="file, directory, mailbox, or - (see below)"
     )
     parser.add_argument(
         "--socket",
+        dest="sockets",
+        action="append",
         required=True,
         metavar="SPEC",
         help="where the filter listens: unix:PATH, inet:PORT@HOST, inet6:PORT@HOST, or as Postfix "
-        "spells it, inet:HOST:PORT",
+        "spells it, inet:HOST:PORT; given more than once, several filters are asked in that order",
     )
-    parser.add_argument(
+    envelope = parser.add_argument_group("what the mail server is told")
+    envelope.add_argument(
         "--from",
         dest="sender",
         type=address,
@@ -58,7 +93,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
         help="envelope sender, with ESMTP parameters if you like: 'a@example.org SIZE=1000'; "
         "'' is the null sender",
     )
-    parser.add_argument(
+    envelope.add_argument(
         "--to",
         dest="recipients",
         type=address,
@@ -66,8 +101,8 @@ def _add(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="envelope recipient, likewise; may be given more than once",
     )
-    parser.add_argument("--helo", metavar="NAME", help="HELO name (default: the client's)")
-    parser.add_argument(
+    envelope.add_argument("--helo", metavar="NAME", help="HELO name (default: the client's)")
+    envelope.add_argument(
         "--client",
         type=client,
         default=LOCALHOST,
@@ -75,157 +110,212 @@ def _add(parser: argparse.ArgumentParser) -> None:
         help="the SMTP client: NAME, ADDRESS, or as in Postfix's log NAME[ADDRESS] or "
         "NAME[ADDRESS]:PORT (default: localhost[127.0.0.1])",
     )
-    parser.add_argument(
+    envelope.add_argument(
         "--macro",
         dest="macros",
         type=macro,
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a macro beside those that Postfix sends, or with another value: auth_authen=bob; may "
-        "be given more than once",
+        help="a macro beside those that the mail server sends, or with another value: "
+        "auth_authen=bob; may be given more than once",
     )
-    parser.add_argument(
+    server = parser.add_argument_group("the mail server")
+    server.add_argument(
+        "--profile",
+        choices=PROFILES,
+        default="postfix",
+        help="which it is (default: postfix)",
+    )
+    server.add_argument(
+        "--default-action",
+        choices=ACTIONS,
+        metavar="ACTION",
+        help="what it does where a filter fails: " + ", ".join(ACTIONS) + " (default: the mail "
+        "server's own, tempfail for Postfix and accept for Sendmail)",
+    )
+    server.add_argument(
         "--timeout",
         type=seconds,
         metavar="SECONDS",
-        help="for the connection and for each answer (default: as Postfix, 30, and 300 for the "
-        "content)",
+        help="for the connection and for each answer (default: as the mail server)",
     )
-    parser.add_argument(
+    server.add_argument(
         "--lenient",
         action="store_true",
-        help="put up with what real mail servers put up with, too",
+        help="put up with what real mail servers put up with, in filters and in messages",
     )
-    parser.add_argument(
+    server.add_argument(
         "--one-connection",
         action="store_true",
-        help="all messages over one connection, if the filter lets us",
+        help="all messages in one SMTP session, unless a filter ends it",
     )
-    parser.add_argument(
-        "--no-message", action="store_true", help="do not print what the message is afterwards"
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--show",
+        choices=("diff", "message", "none"),
+        default="diff",
+        help="after the outcome: a diff of what changed in an accepted message, or all of it as it "
+        "would be delivered (default: diff)",
     )
-
-
-def _read(path: str) -> bytes:
-    if path == "-":
-        return sys.stdin.buffer.read()
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise Failure(f"{path}: {error.strerror}") from None
-
-
-def _addresses(message: Message, *names: str) -> list[Recipient]:
-    """The addresses in these headers."""
-    from email.utils import getaddresses  # not needed by who gives an envelope
-
-    values = [from_wire(value) for name in names for value in message.get_all(name)]
-    return [Recipient(bracketed(address)) for _, address in getaddresses(values) if address]
-
-
-def _message(path: str, arguments: argparse.Namespace) -> Message:
-    message = Message.from_bytes(_read(path))
-    sender: Optional[Recipient] = arguments.sender
-    if sender is None:
-        sender = next(iter(_addresses(message, "From")), Recipient("<>"))
-    message.sender = sender.address
-    message.sender_params = list(sender.params)
-    message.recipients = arguments.recipients or _addresses(message, "To", "Cc")
-    if not message.recipients:
-        raise Failure(f"{path}: no recipients: give --to, the headers To and Cc name nobody")
-    return message
-
-
-def _print_options(options: Options) -> None:
-    def names(words: list[str]) -> str:
-        return "|".join(words) or "none"
-
-    say(
-        f"negotiated version {options.version}, actions {names(action_names(options.actions))}, "
-        f"protocol {names(protocol_names(options.protocol))}"
+    output.add_argument(
+        "--no-message",
+        dest="show",
+        action="store_const",
+        const="none",
+        help="the same as --show none",
     )
+    output.add_argument(
+        "--json", action="store_true", help="a JSON object for each message, each on a line"
+    )
+    add_colour(output)
 
 
-def _print_step(step: Step) -> None:
-    about = step.argument if len(step.argument) <= _WIDTH else step.argument[: _WIDTH - 3] + "..."
-    say(f"{step.name:<9}{step.verdict.kind.value:<10} {about}".rstrip())
-    if step.verdict.raw:
-        for line in from_wire(step.verdict.raw).split("\r\n"):
-            say(f"{'':9}{shown(line)}")
-    if step.answer.progress:
-        say(f"{'':9}said {count(step.answer.progress, 'time')} that it is still at work")
-    for change in step.answer.modifications:
-        say(f"{'':9}{change}")
+class _Server(MailServer):
+    """Keeps hold of the session that is being made, for what is shown of it meanwhile."""
+
+    current: SmtpDialogue
+
+    def dialogue(self, on_step: Optional[Callable[[Step], None]] = None) -> SmtpDialogue:
+        """Returns a new session's course."""
+        self.current = super().dialogue(on_step)
+        return self.current
 
 
-def _print_result(result: Result, message: bool) -> None:
-    words = result.outcome.value
-    if result.outcome is Outcome.ACCEPTED:
-        if result.modifications:
-            words += f", with {count(len(result.modifications), 'change')}"
-        if result.refused:
-            words += f", but not for {count(len(result.refused), 'recipient')}"
-        if result.quarantine is not None:
-            words += f", and quarantined: {shown(result.quarantine)}"
-    lines = result.reply.split("\r\n")
-    say(f"{words}: {shown(lines[0])}")
-    for line in lines[1:]:
-        say(f"{'':9}{shown(line)}")
-    if not message or result.outcome is not Outcome.ACCEPTED:
-        return
-    after = result.message
-    say("")
-    say(shown(" ".join([f"MAIL FROM:{bracketed(after.sender)}", *after.sender_params])))
-    for recipient in after.recipients:
-        say(shown(" ".join([f"RCPT TO:{bracketed(recipient.address)}", *recipient.params])))
-    say("")
-    data = after.as_bytes(b"\n")
-    put(data if data.endswith(b"\n") else data + b"\n")
+class _Play:
+    """The messages of one command."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.given = arguments
+        timeouts = None if arguments.timeout is None else Timeouts.all(arguments.timeout)
+        self.server = _Server(
+            *(Filter(spec, arguments.default_action, timeouts) for spec in arguments.sockets),
+            profile=arguments.profile,
+            strict=not arguments.lenient,
+        )
+        self.session: Optional[SmtpSession] = None
+        self.met: set[int] = set()
+        self.told = 0
+        self.status = ACCEPTED
+
+    def title(self, number: int) -> str:
+        """Says which filter, where there are several."""
+        return f"{number + 1}: " if len(self.given.sockets) > 1 else ""
+
+    def show_step(self, step: Step) -> None:
+        """Prints a step as it has been played."""
+        options = self.server.current.protocols[step.filter].options
+        if options is not None and step.filter not in self.met:
+            self.met.add(step.filter)
+            say_options(options, self.title(step.filter))
+        say_step(step, self.title(step.filter))
+
+    def open(self) -> SmtpSession:
+        """The SMTP session to use next."""
+        if self.session is None:
+            self.met.clear()
+            self.told = 0
+            self.session = self.server.session(
+                client=self.given.client,
+                helo=self.given.helo,
+                macros=dict(self.given.macros),
+                on_step=None if self.given.json else self.show_step,
+            )
+        return self.session
+
+    def close(self) -> None:
+        """Ends the SMTP session."""
+        session, self.session = self.session, None
+        if session is not None:
+            with session:
+                pass
+
+    def errors(self) -> list[MilterError]:
+        """What the filters did wrong since this was asked last."""
+        errors = self.server.current.errors[self.told :]
+        self.told += len(errors)
+        return errors
+
+    def message(self, name: str, message: Message) -> bool:
+        """Plays one message; returns whether it makes sense to go on."""
+        session = self.open()
+        try:
+            result = session.send(message)
+        except ValueError as error:
+            raise Failure(f"{name}: {error}") from None
+        if session.over or not self.given.one_connection:
+            self.close()
+        errors = self.errors()
+        if errors:
+            self.status = FAILED
+        elif result.outcome is not Outcome.ACCEPTED:
+            self.status = max(self.status, REFUSED)
+        if self.given.json:
+            self.print_json(name, message, result, errors)
+        else:
+            self.show(message, result)
+        for failure in errors:
+            complain(COMMAND.name, str(failure))
+        # Where nobody answers the next message would fare no better.
+        return not any(isinstance(failure, ConnectError) for failure in errors)
+
+    def show(self, message: Message, result: Result) -> None:
+        """Prints what became of a message."""
+        say_outcome(result)
+        if result.outcome is not Outcome.ACCEPTED:
+            return
+        if self.given.show == "diff":
+            say_diff(message, result.message)
+        elif self.given.show == "message":
+            say_message(result.message)
+
+    def print_json(
+        self, name: str, message: Message, result: Result, errors: list[MilterError]
+    ) -> None:
+        """Prints the same for a machine."""
+        filters: list[dict[str, Any]] = []
+        for spec, protocol in zip(self.given.sockets, self.server.current.protocols):
+            options = {} if protocol.options is None else options_value(protocol.options)
+            filters.append({"socket": spec, **options})
+        value = {
+            "message": name,
+            "profile": self.server.profile.name,
+            "filters": filters,
+            **result_value(message, result),
+            "errors": [error_value(error) for error in errors],
+        }
+        say(json.dumps(value))
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    """Plays messages to a filter."""
-    timeouts = Timeouts() if arguments.timeout is None else Timeouts.all(arguments.timeout)
-    status = ACCEPTED
-    session: Optional[Session] = None
+    """Plays messages to filters."""
+    use_colours("never" if arguments.json else arguments.color)
+    for spec in arguments.sockets:
+        parse_spec(spec)  # whether it is one
+    play = _Play(arguments)
+    several = len(arguments.messages) > 1
     try:
-        for number, path in enumerate(arguments.messages):
-            message = _message(path, arguments)
-            if len(arguments.messages) > 1:
-                say(f"{'' if number == 0 else chr(10)}== {shown(path)}")
-            if session is None:
-                session = connect(arguments.socket, timeouts=timeouts, strict=not arguments.lenient)
-                _print_options(session.negotiate())
+        for number, source in enumerate(sources(arguments.messages)):
+            if (several or source.several) and not arguments.json:
+                say(f"{'' if number == 0 else chr(10)}== {shown(source.name)}", "bold")
             try:
-                result = session.send(
-                    message,
-                    client=arguments.client,
-                    helo=None if session.protocol.begun else arguments.helo,
-                    macros=dict(arguments.macros),
-                    on_step=_print_step,
-                )
-            except ValueError as error:
-                raise Failure(f"{path}: {error}") from None
-            _print_result(result, not arguments.no_message)
-            if result.outcome is not Outcome.ACCEPTED:
-                status = REFUSED
-            if not session.protocol.over and not arguments.one_connection:
-                session.quit()
-            if session.protocol.over:
-                session = None
-        if session is not None:
-            session.quit()
+                message = parse(source, arguments.sender, arguments.recipients, arguments.lenient)
+            except Failure as failure:
+                complain(COMMAND.name, str(failure))
+                play.status = FAILED
+                continue
+            if not play.message(source.name, message):
+                break
+        play.close()
     finally:
-        if session is not None:
-            session.close()
-    return status
+        if play.session is not None:
+            play.session.close()
+    return play.status
 
 
 COMMAND: Final = Command(
     "send",
-    "play messages to a filter, and print what it says and what becomes of them",
+    "play messages to filters, and print what they say and what becomes of them",
     _EPILOG,
     _add,
     _run,
