@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Optional
 
 from Milter import __version__
-from Milter._cli import run, send
+from Milter._cli import check, run, send
 from Milter._cli.command import Command
 from Milter._cli.output import FAILED, PROGRAM, Failure, complain
 from Milter.mta import MilterError
@@ -22,7 +22,7 @@ from Milter.mta import MilterError
 # In the order of --help. A new command is a file here with a COMMAND of its own, imported above and
 # added to this table. It is imported at every start of any of them: what it needs beyond the
 # standard library and Milter.mta it imports in its run().
-COMMANDS: Final = (run.COMMAND, send.COMMAND)
+COMMANDS: Final = (run.COMMAND, send.COMMAND, check.COMMAND)
 _TAKE_REST: Final = {command.name for command in COMMANDS if command.takes_rest}
 
 _EXAMPLES = """\

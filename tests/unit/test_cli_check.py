@@ -1,0 +1,174 @@
+"""``python -m Milter check``: what a filter asks for, in words; and as a health probe."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mta_support import C, Simple, options, packet
+
+from Milter import _cli
+
+
+def check(
+    capsys: pytest.CaptureFixture[str], *arguments: object, status: int = 0
+) -> tuple[list[str], str]:
+    """Runs the command; the lines of its output, and its errors."""
+    result = _cli.main(["check", *(str(argument) for argument in arguments)])
+    out, err = capsys.readouterr()
+    assert status == result, out + err
+    return out.splitlines(), err
+
+
+def asked(path: Path, capsys: pytest.CaptureFixture[str], answer: bytes) -> list[str]:
+    """What is said of a filter that answers the offer so, without the first line."""
+    with Simple(path, {"O": answer}) as simple:
+        lines, err = check(capsys, "--socket", simple.spec)
+        assert ["O", "Q"] == simple.letters
+    assert ("", f"A filter answers at unix:{path}.") == (err, lines[0])
+    return lines[1:]
+
+
+def test_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A filter that wants every step and every action, and nothing special."""
+    assert [
+        "It speaks version 6 of the protocol.",
+        "It may add headers, change and delete headers, replace the body, change the sender, add "
+        "recipients, add recipients with ESMTP parameters, delete recipients, quarantine messages "
+        "and choose macros.",
+        "It is told of the client, HELO, the sender, recipients, DATA, headers, the end of the "
+        "headers, the body, unknown commands and the end of the message.",
+        "It leaves it to the mail server which macros it gets.",
+    ] == asked(tmp_path / "s", capsys, options())
+
+
+def test_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A filter that wants nothing, in an old version of the protocol."""
+    assert [
+        "It speaks version 2 of the protocol.",
+        "It may change nothing.",
+        "It is told of DATA, unknown commands and the end of the message.",
+        "It does not want to hear of the client, HELO, the sender, recipients, headers, the end of "
+        "the headers and the body.",
+        "It leaves it to the mail server which macros it gets.",
+    ] == asked(tmp_path / "s", capsys, options(version=2, actions=0, protocol=0x7F))
+
+
+# Each bit by itself (wire spec 2.2, 2.3).
+BITS = [
+    (1, 0, "It may add headers."),
+    (2, 0, "It may replace the body."),
+    (4, 0, "It may add recipients."),
+    (8, 0, "It may delete recipients."),
+    (0x10, 0, "It may change and delete headers."),
+    (0x20, 0, "It may quarantine messages."),
+    (0x40, 0, "It may change the sender."),
+    (0x80, 0, "It may add recipients with ESMTP parameters."),
+    (0x100, 0, "It may choose macros."),
+    (0, 0x1, "It does not want to hear of the client."),
+    (0, 0x2, "It does not want to hear of HELO."),
+    (0, 0x4, "It does not want to hear of the sender."),
+    (0, 0x8, "It does not want to hear of recipients."),
+    (0, 0x10, "It does not want to hear of the body."),
+    (0, 0x20, "It does not want to hear of headers."),
+    (0, 0x40, "It does not want to hear of the end of the headers."),
+    (0, 0x80, "It does not answer to headers."),
+    (0, 0x100, "It does not want to hear of unknown commands."),
+    (0, 0x200, "It does not want to hear of DATA."),
+    (0, 0x400, "It may skip the rest of a body."),
+    (0, 0x800, "It wants to hear of recipients that the mail server rejects."),
+    (0, 0x1000, "It does not answer to the client."),
+    (0, 0x2000, "It does not answer to HELO."),
+    (0, 0x4000, "It does not answer to the sender."),
+    (0, 0x8000, "It does not answer to recipients."),
+    (0, 0x10000, "It does not answer to DATA."),
+    (0, 0x20000, "It does not answer to unknown commands."),
+    (0, 0x40000, "It does not answer to the end of the headers."),
+    (0, 0x80000, "It does not answer to the body."),
+    (0, 0x100000, "It sees and gives headers with the blank behind the colon."),
+]
+
+
+@pytest.mark.parametrize(("actions", "protocol", "sentence"), BITS)
+def test_each_bit(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    actions: int,
+    protocol: int,
+    sentence: str,
+) -> None:
+    """Each bit has its words, and says nothing that another bit says."""
+    lines = asked(tmp_path / "s", capsys, options(actions=actions, protocol=protocol))
+    others = {text for a, p, text in BITS if (a, p) != (actions, protocol)}
+    assert sentence in lines
+    assert set() == others & set(lines)
+
+
+def test_macros(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The macros that it asks for, by where it asks for them; also none."""
+    lists = b""
+    for stage, names in enumerate([b"j", b"{x}, {y}", b"i", b"a b c", b"d", b"e\x1b", b""]):
+        lists += struct.pack("!I", stage) + names + b"\0"
+    lines = asked(tmp_path / "s", capsys, options(lists=lists))
+    # Stages by number: connect, helo, mail, rcpt, data, end of message, end of headers (2.4).
+    assert [
+        "At the client's connection it asks for the macros j.",
+        "At HELO it asks for the macros {x} and {y}.",
+        "At the sender it asks for the macros i.",
+        "At a recipient it asks for the macros a, b and c.",
+        "At DATA it asks for the macros d.",
+        "At the end of the headers it asks for no macros.",
+        r"At the end of the message it asks for the macros e\x1b.",
+        "It leaves it to the mail server which other macros it gets.",
+    ] == lines[-8:]
+
+
+def test_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A health probe: no output, status 0; nobody there, one line, status 2."""
+    with Simple(tmp_path / "s") as simple:
+        assert ([], "") == check(capsys, "--quiet", "--socket", simple.spec)
+        assert ["O", "Q"] == simple.letters
+    lines, err = check(capsys, "--quiet", "--socket", tmp_path / "none", status=2)
+    assert [] == lines
+    assert (
+        f"python -m Milter check: cannot connect to {tmp_path}/none: No such file or directory\n"
+        == err
+    )
+
+
+@pytest.mark.parametrize(
+    ("replies", "text"),
+    [
+        ({"O": packet("r")}, "the filter sent REJECT in answer to the offer"),
+        ({"O": options(version=7)}, "version 7"),
+        ({"O": options(version=1)}, "version 1"),
+        ({"O": options() + C}, "although nothing was asked"),
+        ({"O": b"HTTP/1.0 400 Bad"}, "is this a filter at all?"),
+        ({"O": None}, "closed the connection"),
+        ({"O": b""}, " within 0.3 s"),
+    ],
+)
+def test_broken_filter(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], replies: dict[str, Any], text: str
+) -> None:
+    """A filter that answers something else, or not at all: one line, status 2."""
+    with Simple(tmp_path / "s", replies) as simple:
+        lines, err = check(capsys, "--timeout", "0.3", "--socket", simple.spec, status=2)
+    assert [] == lines
+    assert text in err
+    assert 1 == err.count("\n")
+
+
+def test_socket_that_nobody_serves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A socket in whose backlog the connection waits: the timeout ends it."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(tmp_path / "s"))
+        listener.listen(1)
+        arguments = ["--quiet", "--timeout", "0.2", "--socket", tmp_path / "s"]
+        _, err = check(capsys, *arguments, status=2)
+    assert err.startswith("python -m Milter check: no answer to ")
+    assert err.endswith(" within 0.2 s\n")
