@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK: a mark for the shell, see _complete()
 """The command line, ``python -m Milter``.
 
 Owns which commands there are and how an error ends them. Each command is a file of its own; what
@@ -21,7 +22,8 @@ from Milter.mta import MilterError
 
 # In the order of --help. A new command is a file here with a COMMAND of its own, imported above and
 # added to this table. It is imported at every start of any of them: what it needs beyond the
-# standard library and Milter.mta it imports in its run().
+# standard library and Milter.mta it imports in its run(). A section of docs/cli.md names its
+# options, and scripts/man-page.py makes the man page anew.
 COMMANDS: Final = (run.COMMAND, send.COMMAND, check.COMMAND)
 _TAKE_REST: Final = {command.name for command in COMMANDS if command.takes_rest}
 
@@ -42,35 +44,47 @@ Each command explains itself: milterctl COMMAND --help
 """
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser(program: str = PROGRAM) -> argparse.ArgumentParser:
+    """Returns the parser of the command line; *program*: what the command calls itself."""
     format: Any = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
+    whole = argparse.ArgumentParser(
+        prog=program,
         description="Tools for mail filters (milters).",
-        epilog=_EXAMPLES.replace("milterctl", PROGRAM),
+        epilog=_EXAMPLES.replace("milterctl", program),
         formatter_class=format,
     )
-    parser.add_argument("--version", action="version", version=f"pymilter-cffi {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    whole.add_argument("--version", action="version", version=f"pymilter-cffi {__version__}")
+    commands = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         sub = commands.add_parser(
             command.name,
             help=command.help,
             description=command.help[0].upper() + command.help[1:] + ".",
-            epilog=command.epilog.replace("milterctl", PROGRAM),
+            epilog=command.epilog.replace("milterctl", program),
             formatter_class=format,
         )
         command.add(sub)
         sub.set_defaults(command=command)
-    return parser
+    return whole
 
 
-def parsers() -> dict[str, argparse.ArgumentParser]:
+def parsers(program: str = PROGRAM) -> dict[str, argparse.ArgumentParser]:
     """Returns the parser of each command by its name, for what documents them."""
     (commands,) = [
-        action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)
+        action
+        for action in parser(program)._actions
+        if isinstance(action, argparse._SubParsersAction)
     ]
     return dict(commands.choices)
+
+
+def _complete(whole: argparse.ArgumentParser) -> None:
+    """Answers the shell, which runs the command with that variable set to complete a line."""
+    try:
+        import argcomplete
+    except ImportError:
+        return
+    argcomplete.autocomplete(whole)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -91,7 +105,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if words[:1] and words[0] in _TAKE_REST and "--" in words:
         at = words.index("--")
         words, rest = words[:at], words[at + 1 :]
-    arguments = _parser().parse_args(words)
+    whole = parser()
+    if "_ARGCOMPLETE" in os.environ:
+        _complete(whole)
+    arguments = whole.parse_args(words)
     arguments.rest = rest
     command: Command = arguments.command
     try:

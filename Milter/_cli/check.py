@@ -114,6 +114,7 @@ def _macros(names: Sequence[str]) -> str:
 
 def _add(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
+    parser.usage = "%(prog)s --socket SPEC [options]"
     parser.add_argument(
         "--socket",
         required=True,

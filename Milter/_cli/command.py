@@ -15,7 +15,7 @@ class Command(NamedTuple):
     epilog: str
     """What stands below the arguments: examples and the exit status."""
     add: Callable[[argparse.ArgumentParser], None]
-    """Adds its arguments; gives no argument the destination ``command``."""
+    """Adds its arguments, and sets the usage; no argument may have the destination ``command``."""
     run: Callable[[argparse.Namespace], int]
     """Does it, and returns the exit status. It may raise Failure, MilterError and OSError."""
     takes_rest: bool = False

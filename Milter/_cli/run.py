@@ -77,12 +77,6 @@ def _add(parser: argparse.ArgumentParser) -> None:
         help="a Python file, or the name of a module, and the filter's class in it",
     )
     parser.add_argument(
-        "arguments",
-        nargs="*",
-        metavar="ARGUMENT",
-        help="the program's own, where there is no CLASS",
-    )
-    parser.add_argument(
         "--socket",
         metavar="SPEC",
         help="where to listen: unix:PATH, inet:PORT@HOST or inet6:PORT@HOST (needed with CLASS; "

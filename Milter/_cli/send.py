@@ -72,6 +72,7 @@ exit status:
 
 def _add(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
+    parser.usage = "%(prog)s --socket SPEC [options] MESSAGE ..."
     parser.add_argument(
         "messages", nargs="+", metavar="MESSAGE", help="file, directory, mailbox, or - (see below)"
     )

@@ -788,7 +788,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     for example in _cli._EXAMPLES.replace("\\\n", "").splitlines():
         if "send --socket" in example:
             words = example.replace("'", "").split()
-            assert _cli._parser().parse_args(words[words.index("send") :]).messages
+            assert _cli.parser().parse_args(words[words.index("send") :]).messages
 
 
 # -- as a process --------------------------------------------------------------------------------

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from cli_support import ENVIRONMENT, ROOT, serving
 
 from Milter import _cli
@@ -72,3 +74,76 @@ def test_everything_is_named() -> None:
         for action in parser._actions:
             for option in action.option_strings:
                 assert option in ("-h", "--help") or f"`{option}" in section, (name, option)
+
+
+def test_man_page() -> None:
+    """docs/milterctl.1 is what scripts/man-page.py makes of the commands, as they are now."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "man-page.py"), "--check"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (0, "", "") == (done.returncode, done.stdout, done.stderr)
+
+
+def test_man_page_has_everything() -> None:
+    """The page names each command and each option; no line of text is taken for a request."""
+    text = (ROOT / "docs" / "milterctl.1").read_text(encoding="utf-8")
+    for name, parser in _cli.parsers("milterctl").items():
+        assert f"\n.SS {name}\n" in text
+        for action in parser._actions:
+            for option in action.option_strings:
+                assert "\\fB" + option.replace("-", "\\-") + "\\fR" in text, option
+    requests = {line.split()[0] for line in text.splitlines() if line.startswith((".", "'"))}
+    assert {'.\\"', ".TH", ".nh", ".ad", ".SH", ".SS", ".TP", ".PP", ".nf", ".fi"} >= requests
+
+
+def test_examples_of_the_commands() -> None:
+    """Each example in --help is one that the parser takes."""
+    found = 0
+    for parser in _cli.parsers("milterctl").values():
+        for line in (parser.epilog or "").replace("\\\n", " ").splitlines():
+            words = shlex.split(line) if line.startswith("    milterctl ") else []
+            if words:
+                if "--" in words:
+                    words = words[: words.index("--")]
+                assert words[1] == _cli.parser("milterctl").parse_args(words[1:]).command.name
+                found += 1
+    assert found >= 2 * len(_cli.COMMANDS)
+
+
+def test_completion() -> None:
+    """The shell gets the commands, and a command's options, to complete a line with."""
+    pytest.importorskip("argcomplete")
+    for line, expected in (
+        ("milterctl se", {"send"}),
+        ("milterctl check --q", {"--quiet"}),
+        ("milterctl send --profile ", {"postfix", "sendmail"}),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "Milter"],
+            env={
+                **ENVIRONMENT,
+                "_ARGCOMPLETE": "1",
+                "_ARGCOMPLETE_IFS": "\n",
+                "_ARGCOMPLETE_STDOUT_FILENAME": "/dev/stdout",
+                "COMP_LINE": line,
+                "COMP_POINT": str(len(line)),
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert expected == {word.strip() for word in done.stdout.splitlines()}
+
+
+def test_completion_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is not installed, the command is what it would be without being asked."""
+    monkeypatch.setitem(sys.modules, "argcomplete", None)
+    monkeypatch.setenv("_ARGCOMPLETE", "1")
+    with pytest.raises(SystemExit) as end:
+        _cli.main(["--version"])
+    assert 0 == end.value.code
