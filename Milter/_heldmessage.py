@@ -11,8 +11,9 @@ for the same changes (tests/integration/test_outcome.py plays the cases again).
 from __future__ import annotations
 
 import enum
+import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Optional
 
@@ -32,6 +33,7 @@ from Milter._message import (
     Text,
     bare,
     bracketed,
+    is_header,
     same_address,
     to_wire,
 )
@@ -63,6 +65,8 @@ _LINE_END: Final = re.compile(rb"\r?\n")
 _DOT_ATOM: Final = re.compile(
     r"[^\x00-\x20\x7f()<>\[\]:;@\\,.\"]+(\.[^\x00-\x20\x7f()<>\[\]:;@\\,.\"]+)*"
 )
+# One address of a list: commas in quotes or in angle brackets are part of it.
+_LISTED: Final = re.compile(r'(?:"[^"]*"|<[^>]*>|[^,"<])+')
 # What stands for the null sender, or for nobody.
 _NULL: Final = frozenset({"", "<>"})
 
@@ -109,7 +113,7 @@ class HeldMessage:
         self._body = message.body
 
     def change(self, modifications: Iterable[Modification], *, leading_space: bool = False) -> None:
-        """Makes the changes of one filter.
+        """Makes the changes of one filter; to be called once for each.
 
         Args:
             modifications: all that it asked for, in order.
@@ -141,10 +145,18 @@ class HeldMessage:
             self._body = b"".join(body)
             if self._rules == "postfix":
                 self._body = _whole_lines(self._body)
+            elif self._rules == "sendmail":
+                self._body = _LINE_END.sub(b"\r\n", self._body)
+        headers.done()
 
     def seen(self) -> Message:
         """Returns the message as the server would show it to the next filter."""
-        return self._message(self._headers.seen(), self._body)
+        message = self._message(self._headers.seen(), self._body)
+        if self._rules == "postfix":
+            # It reads its file again: what is no header any more ends them.
+            again = Message.from_bytes(message.as_bytes())
+            message.headers, message.body = again.headers, again.body
+        return message
 
     def stored(self, received: Optional[Text] = None) -> Message:
         """Returns the message as the server would deliver it.
@@ -203,7 +215,8 @@ def server_fault(modifications: Sequence[Modification], rules: Optional[str]) ->
 class _Kind(enum.Enum):
     PLAIN = enum.auto()
     OWN = enum.auto()  # the server's Received header, which filters neither see nor change
-    DEFAULT = enum.auto()  # one that Sendmail would make; filters neither see nor change it
+    # One that Sendmail would make, or that an earlier filter deleted: a place without a number.
+    DEFAULT = enum.auto()
 
 
 @dataclass
@@ -211,6 +224,7 @@ class _Entry:
     name: bytes
     value: Optional[bytes]  # None: deleted, or never there; it may go on counting
     kind: _Kind = _Kind.PLAIN
+    made: bool = False  # by Sendmail, which leaves it out where it has no value
 
     def called(self, name: bytes) -> bool:
         return self.name.lower() == name.lower()
@@ -223,16 +237,16 @@ class _Headers:
         self.entries = [_Entry(header.name, header.value) for header in headers]
         self.renumber = renumber
 
+    def called(self, name: bytes) -> Iterator[int]:
+        """Yields the places of the headers of that name that have numbers."""
+        key = Header(name, b"").key
+        for place, entry in enumerate(self.entries):
+            if entry.kind is _Kind.PLAIN and Header(entry.name, b"").key == key:
+                yield place
+
     def find(self, number: int, name: bytes) -> Optional[int]:
         """Returns the place of the header of that number and name."""
-        key = Header(name, b"").key
-        places = [
-            place
-            for place, entry in enumerate(self.entries)
-            if entry.kind is _Kind.PLAIN and Header(entry.name, b"").key == key
-        ]
-        number = max(number, 1)
-        return places[number - 1] if number <= len(places) else None
+        return next(itertools.islice(self.called(name), max(number, 1) - 1, None), None)
 
     def add(self, name: bytes, blank: bytes, value: bytes) -> None:
         self.entries.append(_Entry(name, blank + value))
@@ -255,6 +269,9 @@ class _Headers:
             else:
                 self.entries[place].value = None
 
+    def done(self) -> None:
+        """A filter has made its changes."""
+
     def seen(self) -> list[Header]:
         return [
             Header(entry.name, entry.value)
@@ -263,18 +280,19 @@ class _Headers:
         ]
 
     def stored(self, received: Optional[bytes]) -> list[Header]:
-        stored = []
+        return [header for header, _ in self._stored(received)]
+
+    def _stored(self, received: Optional[bytes]) -> Iterator[tuple[Header, _Entry]]:
         for entry in self.entries:
             value = entry.value
             if entry.kind is _Kind.OWN and received is not None:
                 value = b" " + received
             if entry.kind is not _Kind.DEFAULT and value is not None:
-                stored.append(Header(entry.name, value))
-        return stored
+                yield Header(entry.name, value), entry
 
 
 class _PostfixHeaders(_Headers):
-    """Headers as Postfix has them: a list of what is there, its own Received header among them."""
+    """Headers as Postfix has them: lines of a file, its own Received header among them."""
 
     def __init__(self, headers: Iterable[Header]) -> None:
         super().__init__(headers)
@@ -282,52 +300,76 @@ class _PostfixHeaders(_Headers):
             entry.name = entry.name.rstrip(b" \t")
         self.entries.insert(0, _Entry(_RECEIVED, None, _Kind.OWN))
 
-    def find(self, number: int, name: bytes) -> Optional[int]:
-        # Byte by byte but for case: "X " is not "X".
-        places = [
-            place
-            for place, entry in enumerate(self.entries)
-            if entry.kind is _Kind.PLAIN and entry.called(name)
-        ]
-        number = max(number, 1)
-        return places[number - 1] if number <= len(places) else None
+    def called(self, name: bytes) -> Iterator[int]:
+        # What a filter made that is no header ends them for all that come later.
+        for place, entry in enumerate(self.entries):
+            if not is_header(entry.name):
+                return
+            if entry.kind is _Kind.PLAIN and entry.called(name):
+                yield place
+
+    def _entry(self, name: bytes, blank: bytes, value: bytes) -> _Entry:
+        # A colon in the name ends it.
+        name, _, value = (name + b":" + blank + _UNFOLDED.sub(b"\n\t", value)).partition(b":")
+        return _Entry(name, value)
 
     def add(self, name: bytes, blank: bytes, value: bytes) -> None:
-        super().add(name, blank, _UNFOLDED.sub(b"\n\t", value))
+        self.entries.append(self._entry(name, blank, value))
 
     def insert(self, index: int, name: bytes, blank: bytes, value: bytes) -> None:
-        super().insert(index, name, blank, _UNFOLDED.sub(b"\n\t", value))
+        self.entries.insert(index, self._entry(name, blank, value))
 
     def change(self, number: int, name: bytes, blank: bytes, value: bytes) -> None:
-        super().change(number, name, blank, _UNFOLDED.sub(b"\n\t", value))
+        place = self.find(number, name)
+        if place is None:
+            self.add(name, blank, value)
+        else:
+            self.entries[place] = self._entry(name, blank, value)
 
 
-class _SendmailHeaders(_PostfixHeaders):
+class _SendmailHeaders(_Headers):
     """Headers as Sendmail has them: a list in which everything keeps its place and its number."""
 
     def __init__(self, headers: Iterable[Header]) -> None:
-        super().__init__(headers)
+        super().__init__(headers, renumber=False)
+        for entry in self.entries:
+            entry.name = entry.name.rstrip(b" \t")
         self.resent = any(entry.name.lower() in _SENDMAIL_RESENT for entry in self.entries)
-        self.renumber = False
-        defaults = [_Entry(name, None, _Kind.DEFAULT) for name in _SENDMAIL_DEFAULTS]
-        self.entries[1:1] = defaults
-        self.entries.insert(0, _Entry(_RETURN_PATH, None, _Kind.DEFAULT))
+        self.entries[:0] = [
+            _Entry(_RETURN_PATH, None, _Kind.DEFAULT, made=True),
+            _Entry(_RECEIVED, None, _Kind.OWN),
+            *(_Entry(name, None, _Kind.DEFAULT, made=True) for name in _SENDMAIL_DEFAULTS),
+        ]
+
+    def called(self, name: bytes) -> Iterator[int]:
+        # Byte by byte but for case: "X " is not "X".
+        for place, entry in enumerate(self.entries):
+            if entry.kind is _Kind.PLAIN and entry.called(name):
+                yield place
 
     def find(self, number: int, name: bytes) -> Optional[int]:
         return super().find(_signed(number), name)
 
+    def done(self) -> None:
+        for entry in self.entries:
+            if entry.kind is _Kind.PLAIN and entry.value is None:
+                entry.kind = _Kind.DEFAULT
+
     def add(self, name: bytes, blank: bytes, value: bytes) -> None:
         if not name:
             return
+        self._put(name, blank + value, 0)
+
+    def _put(self, name: bytes, value: bytes, which: int) -> None:
+        """Gives a value to the first or last place that waits for one, else to a new header."""
         same = [entry for entry in self.entries if entry.called(name)]
-        default = next((entry for entry in same if entry.kind is _Kind.DEFAULT), None)
-        if default is not None:
-            # It takes the place of what Sendmail would have written, and its spelling.
-            default.kind = _Kind.PLAIN
-            default.value = blank + value if value else None
-            return
-        place = self.entries.index(same[0]) if same else len(self.entries)
-        self.entries.insert(place, _Entry(name, blank + value))
+        defaults = [entry for entry in same if entry.kind is _Kind.DEFAULT]
+        if defaults:
+            # The name stays spelled as it was there.
+            defaults[which].kind, defaults[which].value = _Kind.PLAIN, value
+        else:
+            place = self.entries.index(same[0]) if same else len(self.entries)
+            self.entries.insert(place, _Entry(name, value))
 
     def insert(self, index: int, name: bytes, blank: bytes, value: bytes) -> None:
         if name:
@@ -337,17 +379,18 @@ class _SendmailHeaders(_PostfixHeaders):
 
     def change(self, number: int, name: bytes, blank: bytes, value: bytes) -> None:
         place = self.find(number, name)
-        if place is None:
-            self.add(name, blank, value)
-        else:
+        if place is not None:
             self.entries[place].value = blank + value
+        elif name:
+            self._put(name, blank + value, -1)
 
     def stored(self, received: Optional[bytes]) -> list[Header]:
-        return [
-            Header(header.name, _sendmail_value(header.value))
-            for header in super().stored(received)
-            if self.resent or header.name.lower() not in _SENDMAIL_RESENT
-        ]
+        stored = []
+        for header, entry in self._stored(received):
+            empty = entry.made and header.value in (b"", b" ")
+            if not empty and (self.resent or header.name.lower() not in _SENDMAIL_RESENT):
+                stored.append(Header(header.name, _sendmail_value(header.value)))
+        return stored
 
 
 def _signed(number: int) -> int:
@@ -403,17 +446,16 @@ class _PostfixEnvelope(_Envelope):
     def __init__(self, message: Message) -> None:
         super().__init__(message)
         self.recipients = []
-        self.keys: list[tuple[str, ...]] = []
+        self.known: set[tuple[str, ...]] = set()
         for to in message.recipients:
             self._put(to, f"rfc822;{_postfix_address(to.address)}")
 
     def _put(self, to: Recipient, original: str) -> None:
-        address = _postfix_address(to.address)
-        notify = frozenset(_param(to.params, "NOTIFY").upper().split(","))
+        notify = sorted(_param(to.params, "NOTIFY").upper().split(","))
         original = _param(to.params, "ORCPT") or original
-        key = (address.lower(), ",".join(sorted(notify)), original.lower())
-        if key not in self.keys:
-            self.keys.append(key)
+        key = (_postfix_address(to.address).lower(), original.lower(), *notify)
+        if key not in self.known:
+            self.known.add(key)
             self.recipients.append(to)
 
     def add(self, address: str, params: tuple[str, ...]) -> None:
@@ -423,13 +465,9 @@ class _PostfixEnvelope(_Envelope):
 
     def delete(self, address: str) -> None:
         address = _postfix_address(address)
-        kept = [
-            (key, to)
-            for key, to in zip(self.keys, self.recipients)
-            if _postfix_address(to.address) != address
-        ]
-        self.keys = [key for key, _ in kept]
-        self.recipients = [to for _, to in kept]
+        # It may come again, in whatever case, also where none in this case was there to delete.
+        self.known = {key for key in self.known if key[0] != address.lower()}
+        self.recipients = [to for to in self.recipients if _postfix_address(to.address) != address]
 
     def change_sender(self, address: str, params: Optional[str]) -> None:
         self.sender = bracketed(_postfix_address(address))
@@ -443,19 +481,33 @@ class _SendmailEnvelope(_Envelope):
     def __init__(self, message: Message) -> None:
         super().__init__(message)
         self.recipients = []
+        self.deleted: dict[str, Recipient] = {}
         for to in message.recipients:
             self._put(to)
 
     def _put(self, to: Recipient) -> None:
-        if all(bare(to.address) != bare(other.address) for other in self.recipients):
-            self.recipients.append(to)
+        address = bare(to.address)
+        if any(address == bare(other.address) for other in self.recipients):
+            return
+        before = self.deleted.get(address)
+        if before is not None and (_param(before.params, "NOTIFY") or _param(to.params, "NOTIFY")):
+            # It is the same one again, and is to be told of what it was to be told of before, too.
+            wanted = ",".join(sorted(_notices(before) | _notices(to))) or "NEVER"
+            others = [word for word in to.params if _name(word) != "NOTIFY"]
+            to = Recipient(to.address, (*others, f"NOTIFY={wanted}"))
+        self.recipients.append(to)
 
     def add(self, address: str, params: tuple[str, ...]) -> None:
-        if address not in _NULL:
-            self._put(Recipient(bracketed(address), params))
+        if all(_sendmail_takes(word) for word in params):
+            for each in _LISTED.findall(address):
+                if each.strip() not in _NULL:
+                    self._put(Recipient(bracketed(each.strip()), params))
 
     def delete(self, address: str) -> None:
         address = _inside(address)
+        for to in self.recipients:
+            if bare(to.address) == address:
+                self.deleted[address] = to
         self.recipients = [to for to in self.recipients if bare(to.address) != address]
 
     def change_sender(self, address: str, params: Optional[str]) -> None:
@@ -468,11 +520,26 @@ class _SendmailEnvelope(_Envelope):
 
 
 _DSN: Final = frozenset({"RET", "ENVID"})
+_NOTIFY: Final = frozenset({"SUCCESS", "FAILURE", "DELAY"})
+
+
+def _sendmail_takes(param: str) -> bool:
+    """Tells whether Sendmail adds a recipient with this parameter."""
+    name, value = _name(param), param.partition("=")[2].upper()
+    if name == "NOTIFY":
+        return value == "NEVER" or set(value.split(",")) <= _NOTIFY
+    return name == "ORCPT"
 
 
 def _dsn(params: str) -> list[str]:
     """Returns the parameters that a server takes from a filter's new sender."""
     return [word for word in params.split() if _name(word) in _DSN]
+
+
+def _notices(to: Recipient) -> frozenset[str]:
+    """Returns what is told of this recipient, NOTIFY=NEVER as nothing (RFC 3461 4.1)."""
+    wanted = _param(to.params, "NOTIFY").upper() or "FAILURE,DELAY"
+    return frozenset(wanted.split(",")) - {"NEVER"}
 
 
 def _name(param: str) -> str:

@@ -217,7 +217,12 @@ def _with_params(address: str, params: Optional[str]) -> str:
 
 _LINE_END = re.compile(rb"\r?\n")
 # RFC 5322 2.2: any printable character of ASCII but the colon, and blanks before the colon (4.5.8).
-_FIELD = re.compile(rb"([!-9;-~]+[ \t]*):(.*)", re.DOTALL)
+_NAME = re.compile(rb"[!-9;-~]+[ \t]*")
+
+
+def is_header(name: bytes) -> bool:
+    """Tells whether a line that begins with this, and a colon, is a header."""
+    return _NAME.fullmatch(name) is not None
 
 
 @dataclass
@@ -276,10 +281,10 @@ class Message:
                 last = headers[-1]
                 headers[-1] = Header(last.name, last.value + b"\n" + line)
             else:
-                match = _FIELD.fullmatch(line)
-                if match is None:
+                name, colon, value = line.partition(b":")
+                if not colon or not is_header(name):
                     break
-                headers.append(Header(match.group(1), match.group(2)))
+                headers.append(Header(name, value))
             at = following
         return cls(
             headers,
