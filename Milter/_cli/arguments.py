@@ -64,6 +64,13 @@ def seconds(text: str) -> float:
     return number
 
 
+def whole(text: str) -> int:
+    """A whole number from 0 on."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return int(text)
+
+
 def add_colour(parser: argparse._ActionsContainer) -> None:
     """Adds ``--color``; for Milter._cli.output.use_colours()."""
     parser.add_argument(

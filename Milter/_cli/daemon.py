@@ -103,6 +103,28 @@ def become(whose: Identity) -> None:
 # -- pidfile -------------------------------------------------------------------------------------
 
 
+def _locked(path: str) -> int:
+    """Opens the file, and returns its descriptor with the lock."""
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise Failure(f"pidfile {path}: {error.strerror}") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            whose = f"process {holder}" if holder else "another process"
+            raise Failure(f"pidfile {path}: {whose} runs") from None
+        try:
+            if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                return descriptor
+        except OSError:
+            pass
+        os.close(descriptor)  # another process has just removed it
+
+
 @contextlib.contextmanager
 def pidfile(path: Optional[str]) -> Iterator[Callable[[], None]]:
     """Holds a pidfile while the block runs, and removes it then.
@@ -122,10 +144,8 @@ def pidfile(path: Optional[str]) -> Iterator[Callable[[], None]]:
     if path is None:
         yield lambda: None
         return
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise Failure(f"pidfile {path}: {error.strerror}") from None
+    descriptor = _locked(path)
+    creator = os.getpid()
     writer: Optional[int] = None
 
     def write() -> None:
@@ -135,20 +155,17 @@ def pidfile(path: Optional[str]) -> Iterator[Callable[[], None]]:
         os.pwrite(descriptor, b"%d\n" % writer, 0)
 
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
-            raise Failure(f"pidfile {path}: process {holder or 'of another'} runs") from None
-        try:
-            yield write
-        finally:
-            # Not by a process that was forked meanwhile and ends the same way.
-            if writer in (None, os.getpid()):
-                try:
-                    os.unlink(path)
-                except OSError:
-                    # The directory is not ours any more; an empty file names no process.
-                    os.ftruncate(descriptor, 0)
+        yield write
+    except SystemExit:
+        # So ends the first process of a program that has become a daemon; the file is the other's.
+        creator = 0
+        raise
     finally:
+        # Not by a process that was forked meanwhile and ends the same way.
+        if os.getpid() in (creator, writer):
+            try:
+                os.unlink(path)
+            except OSError:
+                # The directory is not ours any more; an empty file names no process.
+                os.ftruncate(descriptor, 0)
         os.close(descriptor)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, Final, Optional
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Callable, Final, Optional
 
 from Milter._message import shown
 
@@ -90,6 +92,32 @@ def say(text: str, style: str = "") -> None:
 def count(number: int, thing: str) -> str:
     """Returns ``1 thing`` or ``2 things``."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """Shows how far it is on standard error while the block runs, if that is a terminal.
+
+    Args:
+        what: is being counted.
+        total: of them, at most.
+
+    Yields:
+        What is to be called for each.
+    """
+    try:
+        from rich import progress as bars
+        from rich.console import Console
+    except ImportError:
+        yield lambda: None
+        return
+    columns = (bars.TextColumn(what), bars.BarColumn(), bars.MofNCompleteColumn())
+    console = Console(stderr=True)
+    with bars.Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)
 
 
 def complain(command: str, text: str) -> None:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, Callable, Final, NamedTuple, NoReturn, Optional
 
+from Milter._cli.arguments import whole
 from Milter._cli.command import Command
 from Milter._cli.daemon import Identity, become, identity, log_to_stderr, pidfile
 from Milter._cli.output import ACCEPTED, Failure
@@ -51,13 +52,6 @@ A program's own sys.exit() counts as it always does.
 """
 
 
-def _number(text: str) -> int:
-    """A whole number from 0 on."""
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
-    return int(text)
-
-
 def _mode(text: str) -> int:
     """Permission bits in octal."""
     try:
@@ -84,20 +78,20 @@ def _add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threads",
-        type=_number,
+        type=whole,
         metavar="N",
         help="a pool of so many threads for all connections; 0: a thread for each (default: as "
         "MILTER_THREADS in the environment says, else 0)",
     )
     parser.add_argument(
         "--workers",
-        type=_number,
+        type=whole,
         metavar="N",
         help="so many processes; 0: this one serves (default: as MILTER_WORKERS says, else 0)",
     )
     parser.add_argument(
         "--timeout",
-        type=_number,
+        type=whole,
         metavar="SECONDS",
         help="how long a connection may be silent (default: 7210)",
     )
@@ -169,14 +163,20 @@ def _target(text: str) -> _Target:
     return _Target(None, place, name)
 
 
-def _is_theirs(path: str) -> bool:
-    """Tells the user's code from ours, Python's and that of installed packages."""
-    places = [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
+def _distance(path: str) -> int:
+    """How far code is from the user: 0 is his own, 1 an installed package, 2 Python's or ours."""
     paths = sysconfig.get_paths()
-    places += [paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return not path.startswith("<") and not any(
-        os.path.abspath(path).startswith(os.path.join(place, "")) for place in places
-    )
+    ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if path.startswith("<"):
+        return 2
+    for distance, places in (
+        (2, [ours]),
+        (1, [paths["purelib"], paths["platlib"]]),
+        (2, [paths["stdlib"], paths["platstdlib"]]),  # packages may lie below it
+    ):
+        if any(os.path.abspath(path).startswith(os.path.join(place, "")) for place in places):
+            return distance
+    return 0
 
 
 def _blame(error: BaseException, target: _Target) -> NoReturn:
@@ -188,9 +188,10 @@ def _blame(error: BaseException, target: _Target) -> NoReturn:
         ) from None
     text = "".join(traceback.format_exception_only(type(error), error)).strip()
     frames = traceback.extract_tb(error.__traceback__)
-    for frame in reversed(frames):
-        if _is_theirs(frame.filename):
-            raise Failure(f"{frame.filename}:{frame.lineno}: {text}") from None
+    for distance in (0, 1):
+        for frame in reversed(frames):
+            if _distance(frame.filename) == distance:
+                raise Failure(f"{frame.filename}:{frame.lineno}: {text}") from None
     raise Failure(f"{target}: {text}") from None
 
 

@@ -8,10 +8,12 @@ import os
 import pwd
 import signal
 import stat
+import time
 from pathlib import Path
 
 import pytest
 from cli_support import process, serving
+from mta_support import PATIENCE
 
 from Milter import mta
 
@@ -216,7 +218,35 @@ def test_timeout_replaces_the_programs(place: Path) -> None:
         assert b"" == session._socket.recv(1)
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root may become another user")
+def test_program_that_becomes_a_daemon(place: Path) -> None:
+    """The pidfile names the process that serves, and the one that has ended leaves it alone."""
+    daemon = (
+        "if os.fork():\n    sys.exit(0)\n"
+        "for fd in range(3):\n    os.dup2(os.open('/dev/null', 2), fd)"
+    )
+    (place / "old.py").write_text(PROGRAM.replace("class Old", f"{daemon}\n\n\nclass Old"))
+    arguments = ["--socket", "unix:s", "--pidfile", "p", "--", "x"]
+    done = process("run", "old.py", *arguments, cwd=place)
+    assert (0, "", "") == (done.returncode, done.stdout, done.stderr)
+    deadline = time.monotonic() + PATIENCE
+    while not (place / "p").read_text():
+        assert time.monotonic() < deadline, "no process id"
+        time.sleep(0.01)
+    pid = int((place / "p").read_text())
+    try:
+        again = process("run", "old.py", *arguments, cwd=place)
+        assert (2, f"python -m Milter run: pidfile p: process {pid} runs\n") == (
+            again.returncode,
+            again.stderr,
+        )
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    while (place / "p").exists():
+        assert time.monotonic() < deadline, "the pidfile stays"
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="not here: only root may become another user")
 def test_user(place: Path) -> None:
     """Started by root, it opens the socket, gives it to the user, and serves as him."""
     place.chmod(0o755)
