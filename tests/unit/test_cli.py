@@ -800,6 +800,24 @@ def test_version() -> None:
     assert (0, f"pymilter-cffi {__version__}\n", "") == (done.returncode, done.stdout, done.stderr)
 
 
+def test_nothing_is_imported_early(tmp_path: Path, eml: Path) -> None:
+    """The extra's libraries are not imported where nobody has asked for what they do."""
+    with Simple(tmp_path / "s") as simple:
+        code = (
+            "import sys; from Milter import _cli; "
+            f"status = _cli.main(['send', '--socket', {simple.spec!r}, {str(eml)!r}]); "
+            "sys.exit(status or bool({'rich', 'argcomplete'} & set(sys.modules)))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            timeout=60,
+            check=False,
+        )
+    assert 0 == done.returncode
+
+
 def test_no_traceback(tmp_path: Path, eml: Path) -> None:
     """As a process: one line and status 2 for an error, in a terminal that knows ASCII only."""
     environment = {**ENVIRONMENT, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
