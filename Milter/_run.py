@@ -6,7 +6,7 @@ from the package at each use, never kept. Source: API spec 2.8 and 2.9.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Callable
 
 import Milter as package
 from Milter import _lowlevel
@@ -41,9 +41,9 @@ def _unwanted_steps(klass: type) -> int:
     return mask
 
 
-def _attach(ctx: Any) -> Any:
+def attach(ctx: Any, factory: Callable[[], Any]) -> Any:
     """Makes the filter's object for a connection."""
-    milter = package.factory()
+    milter = factory()
     milter._setctx(ctx)
     if isinstance(ctx, Context):
         ctx._skip_steps(_unwanted_steps(type(milter)))
@@ -52,7 +52,7 @@ def _attach(ctx: Any) -> Any:
 
 def negotiate_callback(ctx: Any, opts: list[int]) -> Any:
     """The first callback of a connection: makes the object with `Milter.factory()`."""
-    return _attach(ctx).negotiate(opts)
+    return attach(ctx, package.factory).negotiate(opts)
 
 
 def connect_callback(
@@ -67,7 +67,7 @@ def connect_callback(
     """
     milter = ctx.getpriv()
     if not milter:
-        milter = _attach(ctx)
+        milter = attach(ctx, package.factory)
         if isinstance(ctx, Context):
             milter._actions, milter._protocol = ctx._negotiated()
     return milter.connect(hostname, family, hostaddr)
@@ -173,6 +173,35 @@ def _eom_event(callback: Any, ctx: Any, text: bytes) -> Any:
     return ctx._priv.eom()
 
 
+def set_callbacks(milter: Any) -> None:
+    """Sets the callbacks that call a filter's object, but for those that register() takes.
+
+    Args:
+        milter: the module `milter`, or a Server of one's own.
+    """
+    milter.set_connect_callback(package.connect_callback)
+    milter.set_helo_callback(_hello)
+    milter.set_envfrom_callback(_envfrom)
+    milter.set_envrcpt_callback(_envrcpt)
+    milter.set_header_callback(_header)
+    milter.set_eoh_callback(_eoh)
+    milter.set_body_callback(_body)
+    milter.set_eom_callback(_eom)
+    milter.set_abort_callback(_abort)
+    milter.set_close_callback(package.close_callback)
+
+
+def register(milter: Any, name: str, negotiate: Any) -> None:
+    """Names the filter, and sets the other callbacks.
+
+    Args:
+        milter: as for set_callbacks().
+        name: of the filter.
+        negotiate: what makes the filter's object.
+    """
+    milter.register(name, data=_data, unknown=_unknown, negotiate=negotiate)
+
+
 def runmilter(
     name: str,
     socketname: str,
@@ -213,28 +242,14 @@ def runmilter(
     it does not return. Source: API spec 2.9.
     """
     milter: Any = package.milter
-    milter.set_connect_callback(package.connect_callback)
-    milter.set_helo_callback(_hello)
-    milter.set_envfrom_callback(_envfrom)
-    milter.set_envrcpt_callback(_envrcpt)
-    milter.set_header_callback(_header)
-    milter.set_eoh_callback(_eoh)
-    milter.set_body_callback(_body)
-    milter.set_eom_callback(_eom)
-    milter.set_abort_callback(_abort)
-    milter.set_close_callback(package.close_callback)
+    set_callbacks(milter)
     milter.setconn(socketname)
     if timeout > 0:
         milter.settimeout(timeout)
     wanted: Any = package.negotiate_callback
     if milter.getversion() < (1, 0, 1):
         wanted = None
-    milter.register(
-        name,
-        data=_data,
-        unknown=_unknown,
-        negotiate=wanted,
-    )
+    register(milter, name, wanted)
     server = _lowlevel.server
     server.set_socket_access(socket_mode, socket_owner, socket_group)
     server.drain = DRAIN if drain is None else drain
