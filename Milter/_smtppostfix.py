@@ -67,15 +67,18 @@ class PostfixDialogue(SmtpDialogue):
             lambda link: lambda protocol: protocol.helo(name, self._macros(link, lib.SMFIM_HELO)),
             shown(name),
         )
+        if ruling is not None and ruling.reply is not None and ruling.reply.closes:
+            return self._close_with(ruling.reply)
         if self._helo:
             self._abort()
         self._helo = True
         self._give_up()
-        if ruling is None or ruling.reply is None or not ruling.reply.closes:
-            return None
-        return self._close_with(ruling.reply)
+        return None
 
     def _mail(self, sender: str, params: Sequence[str]) -> Script[Optional[SmtpReply]]:
+        if self.discarded:
+            # Since before it began: nothing of it is told, not even that it is given up.
+            return None
         self._in_message = True
         ruling = yield from self._event(
             "mail",
@@ -160,7 +163,7 @@ class PostfixDialogue(SmtpDialogue):
         argument: str,
     ) -> Script[Optional[Ruling]]:
         """Asks one filter after the other, until one refuses."""
-        if self.discarded:
+        if self.discarded and step != "unknown":
             return None
         for link in self._links:
             ruling = yield from self._consult(link, step, make(link), argument)
@@ -178,7 +181,7 @@ class PostfixDialogue(SmtpDialogue):
             return link.standing
         if step == "mail":
             link.done = False
-        elif link.done and step not in ("helo", "unknown"):
+        elif link.done and step != "helo":
             return None
         answered = yield from self._ask(link, make, argument)
         if answered is None:

@@ -83,6 +83,8 @@ class SendmailDialogue(SmtpDialogue):
         self._give(macros)
         yield from self._give_up()
         for link in self._links:
+            if link.gone:
+                self._session = self._session or link.standing
             if self._session is not None:
                 break
             if link.gone:
@@ -98,7 +100,9 @@ class SendmailDialogue(SmtpDialogue):
                 self._session = link.standing
             elif step.verdict.kind is Kind.ACCEPT:
                 yield from self._hang_up(link)
-            elif step.verdict.final and step.verdict.kind is not Kind.DISCARD:
+            elif step.verdict.kind is Kind.DISCARD:
+                break  # the others are not asked, and that is all
+            elif step.verdict.final:
                 self._session = self._ruling(step.verdict, "helo", "")
         if self._session is None or self._session.reply is None or not self._session.reply.closes:
             return None
@@ -151,8 +155,8 @@ class SendmailDialogue(SmtpDialogue):
         if ruling is None or rejected:
             return None
         if ruling.reply is None:
+            # The filters hear of it at DATA.
             self._discard = ruling
-            yield from self._abort()
             return None
         self._refused.append(self.steps[-1])
         return self._reply(ruling)
@@ -167,8 +171,8 @@ class SendmailDialogue(SmtpDialogue):
         )
         if ruling is not None and ruling.reply is None:
             self._discard = ruling
+        if self.discarded:
             yield from self._abort()
-            return None
         return self._reply(ruling)
 
     def reset(self) -> Script[None]:
@@ -183,12 +187,18 @@ class SendmailDialogue(SmtpDialogue):
 
     def unknown(self, command: str, macros: Optional[Macros] = None) -> Script[Optional[SmtpReply]]:
         self._give(macros)
+        if self._session is not None:
+            return None
         ruling = yield from self._event(
             "unknown",
             lambda link: lambda protocol: protocol.unknown(command, None),
             shown(command),
             "",
         )
+        if ruling is not None and ruling.reply is None:
+            # Nobody filters the rest of the session, and mail passes.
+            for link in self._links:
+                yield from self._hang_up(link)
         return self._reply(ruling)
 
     def quit(self) -> Script[None]:
@@ -209,7 +219,7 @@ class SendmailDialogue(SmtpDialogue):
             return None
         for link in self._links:
             if link.gone:
-                if link.standing is not None and step != "unknown":
+                if link.standing is not None:
                     return self._ruling(link.standing.verdict, step, about)
                 continue
             if link.done or (step in ("rcpt", "data") and not link.told):
@@ -234,6 +244,7 @@ class SendmailDialogue(SmtpDialogue):
         for link in self._links:
             if link.told and not link.gone:
                 link.told = False
+                link.done = True  # also unknown commands are not for it until the next MAIL
                 yield from self._ask(link, lambda protocol: protocol.abort())
 
     def _reply(self, ruling: Optional[Ruling]) -> Optional[SmtpReply]:

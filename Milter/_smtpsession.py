@@ -414,7 +414,6 @@ class SmtpDialogue(abc.ABC):
 
     def _begin(self, sender: str) -> None:
         """A message begins."""
-        self._drop()
         self._queue_ids += 1
         self._values.pop("i", None)
         self._tell(mail_addr=bare(sender), mail_host=domain(sender), mail_mailer=self._mailer())
