@@ -8,6 +8,7 @@ Source: wire spec 2 (negotiation), 3.4 (order), 3.5 (macros), 5 and 8.9 (what an
 
 from __future__ import annotations
 
+import copy
 import re
 import socket
 import struct
@@ -181,6 +182,15 @@ class Protocol:
             self._eof = True
         if early:
             self._check_silence()
+
+    def copy(self) -> Protocol:
+        """Returns a conversation in the same state, into which nothing was read yet.
+
+        It says what would be written later, if the filter answered this and that.
+        """
+        other = copy.copy(self)
+        other._input = bytearray()
+        return other
 
     def fail(self, error: MilterError) -> None:
         """Ends the conversation: whoever does the I/O cannot go on.
