@@ -1,4 +1,4 @@
-"""``check``: asks a filter what it wants, and says so in words."""
+"""``check``: asks a filter what it wants, says so in words, and looks whether it holds out."""
 
 from __future__ import annotations
 
@@ -6,27 +6,41 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from Milter._cli.arguments import add_colour, seconds
+from Milter._cli.arguments import add_colour, seconds, whole
 from Milter._cli.command import Command
-from Milter._cli.output import ACCEPTED, say, use_colours
+from Milter._cli.output import (
+    ACCEPTED,
+    REFUSED,
+    Failure,
+    count,
+    progress,
+    say,
+    use_colours,
+)
 from Milter._engine import lib
 from Milter._message import shown
 from Milter._mtacodec import COMMANDS
 from Milter.mta import Options, Timeouts, connect
 
 _EPILOG: Final = """\
-The filter is offered what Postfix and Sendmail offer it, and then told to quit; it is told of no
-mail.
+The filter is offered what Postfix and Sendmail offer it. Then come conversations that no mail
+server would have: packets cut anywhere, connections that vanish, old versions of the protocol,
+nonsense. After each of them it must still serve a plain message. The filter sees mail that does not
+exist, so do that to none that a mail server depends on; --quiet and --rounds 0 leave it out.
 
 examples:
-  What does the filter ask for?
+  What does the filter ask for, and does it hold out?
     milterctl check --socket unix:/run/filter.sock
 
   Is it there? (for a monitor, a container's health check, a script)
     milterctl check --quiet --timeout 5 --socket unix:/run/filter.sock
 
+  All night long:
+    milterctl check --socket unix:/run/filter.sock --rounds 1000000 --seconds 28800 --seed 7
+
 exit status:
   0  it answered as the protocol has it
+  1  it broke the protocol in a conversation that no mail server would have
   2  it could not be reached, did not answer, or broke the protocol, or an argument is wrong
 """
 
@@ -125,12 +139,35 @@ def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout",
         type=seconds,
-        default=30.0,
         metavar="SECONDS",
-        help="for the connection and for each answer (default: 30)",
+        help="for the connection and for each answer (default: 30, in the odd conversations 5)",
     )
     parser.add_argument(
-        "--quiet", action="store_true", help="print nothing but errors; the exit status says it"
+        "--quiet",
+        action="store_true",
+        help="only connect, negotiate and quit, and print nothing but errors",
+    )
+    parser.add_argument(
+        "--rounds", type=whole, default=100, metavar="N", help="odd conversations (default: 100)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="after which no other is begun (default: 60)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=whole,
+        default=0,
+        metavar="N",
+        help="the same number makes the same conversations (default: 0)",
+    )
+    parser.add_argument(
+        "--replay",
+        metavar="PLAY",
+        help="only the one that an earlier check printed behind this word",
     )
     add_colour(parser)
 
@@ -138,19 +175,69 @@ def _add(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     """Asks one filter."""
     use_colours(arguments.color)
-    timeouts = Timeouts.all(arguments.timeout)
-    with connect(arguments.socket, timeouts=timeouts) as session:
+    timeout: float = arguments.timeout or 30.0
+    with connect(arguments.socket, timeouts=Timeouts.all(timeout)) as session:
         options = session.negotiate()
-    if not arguments.quiet:
+    if arguments.quiet:
+        return ACCEPTED
+    if arguments.replay is None:
         say(f"A filter answers at {shown(arguments.socket)}.", "green")
         for sentence in described(options):
             say(sentence)
-    return ACCEPTED
+    return _torture(arguments)
+
+
+def _torture(arguments: argparse.Namespace) -> int:
+    """Has the odd conversations, and says what came of them."""
+    from Milter import _torture as torture
+
+    timeouts = Timeouts.all(arguments.timeout or 5.0)
+    if arguments.replay is not None:
+        from Milter._tortureplay import Play
+
+        try:
+            play = Play.from_json(arguments.replay)
+        except ValueError:
+            raise Failure("--replay: not what an earlier check has printed") from None
+        failure = torture.replay(arguments.socket, play, timeouts=timeouts)
+        if failure is None:
+            say("It held out: no rule broken.", "green")
+            return ACCEPTED
+        _say_failure(failure)
+        return REFUSED
+    if not arguments.rounds:
+        return ACCEPTED
+    with progress("odd conversations", arguments.rounds) as done:
+        report = torture.torture(
+            arguments.socket,
+            seed=arguments.seed,
+            rounds=arguments.rounds,
+            seconds=arguments.seconds,
+            timeouts=timeouts,
+            on_play=lambda play, error: done(),
+        )
+    about = f"{count(report.plays, 'odd conversation')} (seed {report.seed})"
+    if report.ok:
+        say(f"It held out {about}: no rule broken.", "green")
+        return ACCEPTED
+    words = f"It broke {count(len(report.failures), 'rule')} in {about}"
+    say(words + (", and is gone:" if report.gone else ":"), "red")
+    for failure in report.failures:
+        say("")
+        _say_failure(failure)
+    return REFUSED
+
+
+def _say_failure(failure: object) -> None:
+    first, *others = str(failure).split("\n")
+    say(shown(first), "red")
+    for line in others:
+        say(shown(line))
 
 
 COMMAND: Final = Command(
     "check",
-    "say in words what a filter asks for",
+    "say in words what a filter asks for, and see whether it holds out",
     _EPILOG,
     _add,
     _run,

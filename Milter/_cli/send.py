@@ -102,7 +102,9 @@ def _add(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="envelope recipient, likewise; may be given more than once",
     )
-    envelope.add_argument("--helo", metavar="NAME", help="HELO name (default: the client's)")
+    envelope.add_argument(
+        "--helo", metavar="NAME", help="HELO name (default: the client's; '' for no HELO)"
+    )
     envelope.add_argument(
         "--client",
         type=client,

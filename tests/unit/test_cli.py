@@ -315,6 +315,13 @@ def test_helo_and_macros(tmp_path: Path, eml: Path, capsys: pytest.CaptureFixtur
     assert mail.endswith(b"{x}\0y=z\0")
 
 
+def test_no_helo(tmp_path: Path, eml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty --helo: the client says none."""
+    got, lines = packets(tmp_path, capsys, "--helo", "", eml)
+    assert "OCMR" == "".join(packet[:1].decode() for packet in got if packet[:1] != b"D")[:4]
+    assert not any(line.startswith("helo") for line in lines)
+
+
 def test_long_headers_are_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What a step was about takes 100 characters at most; the message is printed whole."""
     path = tmp_path / "m"

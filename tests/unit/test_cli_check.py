@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_support import ROOT, await_socket, serving
 from mta_support import C, Simple, options, packet
 
 from Milter import _cli
@@ -27,7 +32,7 @@ def check(
 def asked(path: Path, capsys: pytest.CaptureFixture[str], answer: bytes) -> list[str]:
     """What is said of a filter that answers the offer so, without the first line."""
     with Simple(path, {"O": answer}) as simple:
-        lines, err = check(capsys, "--socket", simple.spec)
+        lines, err = check(capsys, "--rounds", 0, "--socket", simple.spec)
         assert ["O", "Q"] == simple.letters
     assert ("", f"A filter answers at unix:{path}.") == (err, lines[0])
     return lines[1:]
@@ -172,3 +177,44 @@ def test_socket_that_nobody_serves(tmp_path: Path, capsys: pytest.CaptureFixture
         _, err = check(capsys, *arguments, status=2)
     assert err.startswith("python -m Milter check: no answer to ")
     assert err.endswith(" within 0.2 s\n")
+
+
+# -- odd conversations ---------------------------------------------------------------------------
+
+
+def test_holds_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A filter on this library breaks no rule; as many conversations as asked for."""
+    (tmp_path / "spam.py").write_text("import Milter\n\n\nclass Spam(Milter.Base):\n    pass\n")
+    with serving(tmp_path / "s", "run", "spam:Spam", "--socket", "unix:s", cwd=tmp_path):
+        arguments = ["--rounds", 5, "--seed", 3, "--socket", tmp_path / "s"]
+        lines, err = check(capsys, *arguments)
+    assert ("", "It held out 5 odd conversations (seed 3): no rule broken.") == (err, lines[-1])
+
+
+@contextmanager
+def faulty(path: Path, *fault: str) -> Iterator[str]:
+    """A filter with a fault; where it listens."""
+    command = [sys.executable, str(ROOT / "tests" / "unit" / "torture_filter.py"), str(path)]
+    with subprocess.Popen([*command, *fault], text=True) as child:
+        try:
+            await_socket(path, child)
+            yield f"unix:{path}"
+        finally:
+            child.kill()
+
+
+def test_does_not_hold_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A filter that answers HELO twice: the rule, and a conversation that can be played again."""
+    with faulty(tmp_path / "s", "answers twice") as spec:
+        arguments = ["--rounds", 3, "--seconds", 300, "--socket"]
+        lines, err = check(capsys, *arguments, spec, status=1)
+        assert "" == err
+        assert any(line.startswith("It broke ") for line in lines)
+        replays = [line.partition(": ")[2] for line in lines if line.startswith("  replay: ")]
+        again, _ = check(capsys, "--replay", replays[0], "--socket", spec, status=1)
+        assert any("wire spec 1.1" in line for line in again)
+    with faulty(tmp_path / "t") as spec:
+        lines, _ = check(capsys, "--replay", replays[0], "--socket", spec)
+        assert ["It held out: no rule broken."] == lines
+        _, err = check(capsys, "--replay", "{}", "--socket", spec, status=2)
+        assert "python -m Milter check: --replay: not what an earlier check has printed\n" == err
