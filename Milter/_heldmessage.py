@@ -31,7 +31,6 @@ from Milter._message import (
     Recipient,
     ReplaceBody,
     Text,
-    bare,
     bracketed,
     is_header,
     same_address,
@@ -60,6 +59,8 @@ _SENDMAIL_RESENT: Final = frozenset(
     b"resent-" + name
     for name in (b"sender", b"from", b"reply-to", b"to", b"cc", b"bcc", b"date", b"message-id")
 )
+# It cuts the values of its own headers, whoever gave them.
+_SENDMAIL_LONGEST: Final = 2047
 _UNFOLDED: Final = re.compile(rb"\n(?![ \t])")
 _LINE_END: Final = re.compile(rb"\r?\n")
 _DOT_ATOM: Final = re.compile(
@@ -67,6 +68,7 @@ _DOT_ATOM: Final = re.compile(
 )
 # One address of a list: commas in quotes or in angle brackets are part of it.
 _LISTED: Final = re.compile(r'(?:"[^"]*"|<[^>]*>|[^,"<])+')
+_COMMENT: Final = re.compile(r"\([^()]*\)")
 # What stands for the null sender, or for nobody.
 _NULL: Final = frozenset({"", "<>"})
 
@@ -155,7 +157,8 @@ class HeldMessage:
         if self._rules == "postfix":
             # It reads its file again: what is no header any more ends them.
             again = Message.from_bytes(message.as_bytes())
-            message.headers, message.body = again.headers, again.body
+            message.headers = [Header(name.rstrip(b" \t"), value) for name, value in again.headers]
+            message.body = again.body
         return message
 
     def stored(self, received: Optional[Text] = None) -> Message:
@@ -215,8 +218,10 @@ def server_fault(modifications: Sequence[Modification], rules: Optional[str]) ->
 class _Kind(enum.Enum):
     PLAIN = enum.auto()
     OWN = enum.auto()  # the server's Received header, which filters neither see nor change
-    # One that Sendmail would make, or that an earlier filter deleted: a place without a number.
+    # One that Sendmail would make, or that an earlier filter deleted: a place, which waits for a
+    # value and has no number.
     DEFAULT = enum.auto()
+    GONE = enum.auto()  # the same, but it waits for nothing
 
 
 @dataclass
@@ -285,9 +290,9 @@ class _Headers:
     def _stored(self, received: Optional[bytes]) -> Iterator[tuple[Header, _Entry]]:
         for entry in self.entries:
             value = entry.value
-            if entry.kind is _Kind.OWN and received is not None:
-                value = b" " + received
-            if entry.kind is not _Kind.DEFAULT and value is not None:
+            if entry.kind is _Kind.OWN:
+                value = None if received is None else b" " + received + (value or b"")
+            if entry.kind in (_Kind.OWN, _Kind.PLAIN) and value is not None:
                 yield Header(entry.name, value), entry
 
 
@@ -305,26 +310,35 @@ class _PostfixHeaders(_Headers):
         for place, entry in enumerate(self.entries):
             if not is_header(entry.name):
                 return
-            if entry.kind is _Kind.PLAIN and entry.called(name):
+            if entry.kind is _Kind.PLAIN and entry.name.rstrip(b" \t").lower() == name.lower():
                 yield place
 
-    def _entry(self, name: bytes, blank: bytes, value: bytes) -> _Entry:
-        # A colon in the name ends it.
-        name, _, value = (name + b":" + blank + _UNFOLDED.sub(b"\n\t", value)).partition(b":")
-        return _Entry(name, value)
+    def _put(self, place: int, name: bytes, blank: bytes, value: bytes) -> None:
+        line = name + b":" + blank + _UNFOLDED.sub(b"\n\t", value)
+        if place and line[:1] in (b" ", b"\t"):
+            # It goes on with the one before.
+            before = self.entries[place - 1]
+            before.value = (before.value or b"") + b"\n" + line
+        else:
+            # A colon in the name ends it.
+            name, _, value = line.partition(b":")
+            self.entries.insert(place, _Entry(name, value))
 
     def add(self, name: bytes, blank: bytes, value: bytes) -> None:
-        self.entries.append(self._entry(name, blank, value))
+        self._put(len(self.entries), name, blank, value)
 
     def insert(self, index: int, name: bytes, blank: bytes, value: bytes) -> None:
-        self.entries.insert(index, self._entry(name, blank, value))
+        there = itertools.takewhile(lambda entry: is_header(entry.name), self.entries)
+        place = index if index < sum(1 for _ in there) else len(self.entries)
+        self._put(place, name, blank, value)
 
     def change(self, number: int, name: bytes, blank: bytes, value: bytes) -> None:
         place = self.find(number, name)
         if place is None:
             self.add(name, blank, value)
         else:
-            self.entries[place] = self._entry(name, blank, value)
+            del self.entries[place]
+            self._put(place, name, blank, value)
 
 
 class _SendmailHeaders(_Headers):
@@ -353,7 +367,7 @@ class _SendmailHeaders(_Headers):
     def done(self) -> None:
         for entry in self.entries:
             if entry.kind is _Kind.PLAIN and entry.value is None:
-                entry.kind = _Kind.DEFAULT
+                entry.kind = _Kind.GONE if entry.called(_RECEIVED) else _Kind.DEFAULT
 
     def add(self, name: bytes, blank: bytes, value: bytes) -> None:
         if not name:
@@ -387,9 +401,10 @@ class _SendmailHeaders(_Headers):
     def stored(self, received: Optional[bytes]) -> list[Header]:
         stored = []
         for header, entry in self._stored(received):
-            empty = entry.made and header.value in (b"", b" ")
+            value = header.value[:_SENDMAIL_LONGEST] if entry.made else header.value
+            empty = entry.made and value in (b"", b" ")
             if not empty and (self.resent or header.name.lower() not in _SENDMAIL_RESENT):
-                stored.append(Header(header.name, _sendmail_value(header.value)))
+                stored.append(Header(header.name, _sendmail_value(value)))
         return stored
 
 
@@ -476,7 +491,7 @@ class _PostfixEnvelope(_Envelope):
 
 
 class _SendmailEnvelope(_Envelope):
-    """An envelope as Sendmail has it: addresses are what stands there, byte by byte."""
+    """An envelope as Sendmail has it: addresses stay as they are given, and are compared bare."""
 
     def __init__(self, message: Message) -> None:
         super().__init__(message)
@@ -486,34 +501,37 @@ class _SendmailEnvelope(_Envelope):
             self._put(to)
 
     def _put(self, to: Recipient) -> None:
-        address = bare(to.address)
-        if any(address == bare(other.address) for other in self.recipients):
+        address = _plain(to.address)
+        if any(address == _plain(other.address) for other in self.recipients):
             return
         before = self.deleted.get(address)
-        if before is not None and (_param(before.params, "NOTIFY") or _param(to.params, "NOTIFY")):
-            # It is the same one again, and is to be told of what it was to be told of before, too.
-            wanted = ",".join(sorted(_notices(before) | _notices(to))) or "NEVER"
-            others = [word for word in to.params if _name(word) != "NOTIFY"]
-            to = Recipient(to.address, (*others, f"NOTIFY={wanted}"))
+        if before is not None:
+            # It is the old one again, and what was to be told of it before is to be told, too.
+            params = to.params
+            if _param(before.params, "NOTIFY") or _param(params, "NOTIFY"):
+                wanted = ",".join(sorted(_notices(before) | _notices(to))) or "NEVER"
+                others = [word for word in params if _name(word) != "NOTIFY"]
+                params = (*others, f"NOTIFY={wanted}")
+            to = Recipient(before.address, params)
         self.recipients.append(to)
 
     def add(self, address: str, params: tuple[str, ...]) -> None:
         if all(_sendmail_takes(word) for word in params):
             for each in _LISTED.findall(address):
                 if each.strip() not in _NULL:
-                    self._put(Recipient(bracketed(each.strip()), params))
+                    self._put(Recipient(_in_brackets(each.strip()), params))
 
     def delete(self, address: str) -> None:
-        address = _inside(address)
+        address = _plain(address)
         for to in self.recipients:
-            if bare(to.address) == address:
+            if _plain(to.address) == address:
                 self.deleted[address] = to
-        self.recipients = [to for to in self.recipients if bare(to.address) != address]
+        self.recipients = [to for to in self.recipients if _plain(to.address) != address]
 
     def change_sender(self, address: str, params: Optional[str]) -> None:
         if not address:
             return
-        self.sender = bracketed(address)
+        self.sender = _in_brackets(address)
         if params is not None:
             # Also an empty list takes the sender's own back.
             self.params = [old for old in self.params if _name(old) not in _DSN] + _dsn(params)
@@ -551,18 +569,21 @@ def _param(params: Iterable[str], name: str) -> str:
     return next((word.partition("=")[2] for word in params if _name(word) == name), "")
 
 
-def _inside(address: str) -> str:
-    """Returns what stands between the first < and the > behind it; all where there is none."""
+def _in_brackets(address: str) -> str:
+    return address if "<" in address else bracketed(address)
+
+
+def _plain(address: str) -> str:
+    """Returns an address without comment, phrase, brackets and route."""
+    address = _COMMENT.sub("", address)
     _, opened, rest = address.partition("<")
-    return rest.partition(">")[0] if opened else address.strip()
+    address = (rest.partition(">")[0] if opened else address).strip()
+    return address.partition(":")[2] if address.startswith("@") else address
 
 
 def _postfix_address(address: str) -> str:
-    """Returns an address as Postfix compares it: no phrase, no route, no quotes without need."""
-    address = _inside(address)
-    if address.startswith("@"):
-        address = address.partition(":")[2]
-    local, at, domain = address.rpartition("@")
+    """Returns an address as Postfix compares it: plain, without quotes in vain."""
+    local, at, domain = _plain(address).rpartition("@")
     if at and len(local) > 2 and local[0] == local[-1] == '"' and _DOT_ATOM.fullmatch(local[1:-1]):
         local = local[1:-1]
     return local + at + domain

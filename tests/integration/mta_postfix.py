@@ -271,12 +271,16 @@ class Postfix(Mta):
                 found.recipients.append(recipient)
         if found is not None:
             found.recipients.sort()
-        elif f"{queue_id}: from=<" in self._log():
+        elif f"{queue_id}: to=<" in self._log():  # else it had no recipients
             raise AssertionError(f"{queue_id} was not discarded but bounced:\n{self.diagnosis()}")
         return found
 
+    def envelope(self, queue_id: str) -> str:
+        """Return the envelope of a message in the queue, as postcat(1) shows it."""
+        return self._tool("postcat", "-qe", queue_id).decode("utf-8", "surrogateescape")
+
     def _held(self, queue_id: str) -> Stored:
-        envelope = self._tool("postcat", "-qe", queue_id).decode("utf-8", "surrogateescape")
+        envelope = self.envelope(queue_id)
         headers, body = split_message(self._tool("postcat", "-qhb", queue_id))
         stored = Stored(queue_id, "", [], headers, body, quarantine="")
         notify = ""

@@ -206,6 +206,12 @@ class Sendmail(Mta):
 
     # -- what became of a message ------------------------------------------------------------------
 
+    def control(self, queue_id: str) -> str:
+        """Return the file with envelope and headers of a message in the queue."""
+        kept = [self.queue / f"{kind}{queue_id}" for kind in ("qf", "hf")]
+        (path,) = (path for path in kept if path.exists())
+        return path.read_text("utf-8", "surrogateescape")
+
     def stored(self, reply: str) -> Found:
         match = re.search(r"2\.0\.0 (\w+) Message accepted", reply)
         assert match, f"no queue id in the reply: {reply}"

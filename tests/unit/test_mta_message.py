@@ -531,7 +531,7 @@ ENVELOPES: list[tuple[list[mta.Modification], list[str], list[str]]] = [
     ([mta.AddRecipient(""), mta.AddRecipient("<>")], ["<c@d>", "<x@y>"], ["<c@d>", "<x@y>"]),
     ([mta.AddRecipient("<r@e>, <s@e>")], ["<c@d>", "<x@y>", "<r@e>"],
      ["<c@d>", "<x@y>", "<r@e>", "<s@e>"]),
-    ([mta.AddRecipient("R <r@e>")], ["<c@d>", "<x@y>", "<r@e>"], ["<c@d>", "<x@y>", "<R <r@e>>"]),
+    ([mta.AddRecipient("R <r@e>")], ["<c@d>", "<x@y>", "<r@e>"], ["<c@d>", "<x@y>", "R <r@e>"]),
     ([mta.AddRecipient("<@x:r@e>")], ["<c@d>", "<x@y>", "<r@e>"],
      ["<c@d>", "<x@y>", "<@x:r@e>"]),
     ([mta.AddRecipient('"r"@e'), mta.DeleteRecipient("r@e")], ["<c@d>", "<x@y>"],
@@ -597,7 +597,8 @@ OWN_PARAMS = "SIZE=1 RET=HDRS ENVID=o"
     [
         ("<n@e>", None, ("<n@e>", OWN_PARAMS), ("<n@e>", OWN_PARAMS)),
         ("n@e", "", ("<n@e>", OWN_PARAMS), ("<n@e>", "SIZE=1")),
-        ("N <n@e>", "ENVID=", ("<n@e>", "SIZE=1 RET=HDRS ENVID="), ("<N <n@e>>", "SIZE=1 ENVID=")),
+        ("N <n@e>", "ENVID=x",
+         ("<n@e>", "SIZE=1 RET=HDRS ENVID=x"), ("N <n@e>", "SIZE=1 ENVID=x")),
         ("<n@e>", "SIZE=2 FOO=1", ("<n@e>", OWN_PARAMS), ("<n@e>", "SIZE=1")),
         ("<>", None, ("<>", OWN_PARAMS), ("<>", OWN_PARAMS)),
         ("", "ENVID=x", ("<>", "SIZE=1 RET=HDRS ENVID=x"), ("<a@b>", OWN_PARAMS)),
