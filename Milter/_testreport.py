@@ -251,6 +251,10 @@ class Report(Result):
         return self
 
 
+# As users import them, and pytest prints them.
+Failure.__module__ = Report.__module__ = "Milter.testing"
+
+
 def _text(text: Text) -> str:
     return from_wire(to_wire(text))
 

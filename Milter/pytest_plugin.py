@@ -1,0 +1,99 @@
+"""The pytest plugin: fixtures that start a filter and give it mail. Inert until one is used.
+
+- ``milter`` starts filters and stops them after the test; it is a :class:`Milter.testing.Kit`::
+
+      def test_bad_sender(milter):
+          client = milter(MyFilter)  # or milter.thread(...), .command([...]), .at("unix:...")
+          client.send(sender="bad@example.net").assert_rejected(550)
+
+- ``mail`` makes messages; it is :func:`Milter.testing.mail`, and looks for files beside the test.
+
+Where a test fails that has sent mail, its report gets a section with the dialogue and what the
+filter changed, also for a plain ``assert``; and messages that are compared are shown as a diff.
+
+Registered as the pytest plugin ``milter`` on installation; ``-p no:milter`` leaves it out.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Callable, Optional
+
+import pytest
+
+if TYPE_CHECKING:
+    from Milter import mta, testing
+
+_KITS: pytest.StashKey[list[testing.Kit]] = pytest.StashKey()
+
+
+@pytest.fixture
+def milter(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Generator[testing.Kit, None, None]:
+    """Starts filters for a test; see Milter.testing.Kit."""
+    from Milter import testing
+
+    scratch = tmp_path_factory.mktemp("milter")
+    with testing.Kit(request.path.parent, scratch) as kit:
+        request.node.stash.setdefault(_KITS, []).append(kit)
+        yield kit
+
+
+@pytest.fixture
+def mail(request: pytest.FixtureRequest) -> Callable[..., mta.Message]:
+    """Makes messages, from files beside the test or from parts; see Milter.testing.mail."""
+    from Milter import testing
+
+    return functools.partial(testing.mail, directory=request.path.parent)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Adds to the report of a failed test what the filters did."""
+    report = yield
+    kits = item.stash.get(_KITS, None)
+    if kits and report.failed and report.when == "call":
+        from Milter import testing
+
+        assert call.excinfo is not None
+        # Whose text has the only dialogue that there was, already.
+        told = isinstance(call.excinfo.value, testing.Failure) and sum(
+            isinstance(each, testing.Report)
+            for kit in kits
+            for client in kit.clients
+            for each in client.trail
+        )
+        for kit in kits:
+            if told != 1:
+                _add(report, "milter dialogue", kit.story)
+            _add(report, "filter output", kit.output)
+    return report
+
+
+def _add(report: pytest.TestReport, title: str, text: str) -> None:
+    if text:
+        report.sections.append((title, text))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_assertrepr_compare(
+    config: pytest.Config, op: str, left: object, right: object
+) -> Optional[list[str]]:
+    """Shows two messages that are compared as a diff."""
+    mta: Any = sys.modules.get("Milter.mta")
+    if op != "==" or mta is None:
+        return None
+    if not (isinstance(left, mta.Message) and isinstance(right, mta.Message)):
+        return None
+    from Milter.testing import diff
+
+    lines = diff(left, right)
+    if config.option.verbose < 2:
+        # pytest cuts after a few lines.
+        lines = [line for line in lines if line[:1] in "+-"]
+    return ["the messages differ, left (-) and right (+):", *lines]
