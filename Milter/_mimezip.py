@@ -11,6 +11,8 @@ import zlib
 from collections.abc import Iterator
 from zipfile import BadZipFile
 
+from Milter import _mimenames
+
 _END = b"PK\x05\x06"
 _END_64 = b"PK\x06\x06"
 _LOCATOR_64 = b"PK\x06\x07"
@@ -44,9 +46,14 @@ class _Budget:
         self.members = limits.members
         self.depth = limits.depth
         self.size = min(limits.size, limits.ratio * size)
+        self.names = self.size
 
-    def member(self) -> None:
+    def member(self, names: list[str]) -> None:
         self.members -= 1
+        # Members may share one long local header, so names cost more than the archive's size.
+        self.names -= sum(map(len, names))
+        if self.names < 0:
+            raise BadZipFile("Too many bytes in the names of a zip file")
         if self.members < 0:
             raise BadZipFile("Too many members in zip file")
 
@@ -68,7 +75,7 @@ def zip_names(data: bytes, limits: ZipLimits) -> list[str]:
         if entry is None:
             reading.pop()
             continue
-        budget.member()
+        budget.member(entry.names)
         names.extend(entry.names)
         if any(is_zip_name(name) for name in entry.names):
             if len(reading) > budget.depth:
@@ -79,8 +86,10 @@ def zip_names(data: bytes, limits: ZipLimits) -> list[str]:
 
 
 def is_zip_name(name: str) -> bool:
-    """Tell whether a name is that of a zip archive."""
-    return name.lower().endswith(".zip")
+    """Tell whether a name is that of a zip archive, or may be taken for one."""
+    return any(
+        form.lower().endswith(".zip") for form in (name, *_mimenames.disguises(name)) if form
+    )
 
 
 class _Entry:
@@ -137,7 +146,21 @@ def _directory(data: bytes) -> Iterator[_Entry]:
             other = data[member + 30 : member + 30 + size_there]
             if other != raw:
                 names.append(_name(other, local_flags))
+        names.extend(_unicode_names(data[extra_start : extra_start + extra_size]))
         yield _Entry(names, flags, method, packed, member)
+
+
+def _unicode_names(extra: bytes) -> Iterator[str]:
+    """Go through the names in Info-ZIP Unicode Path fields, which unpackers prefer.
+
+    Their checksum of the other name is not looked at: some programs do not look either.
+    """
+    position = 0
+    while position + 4 <= len(extra):
+        kind, size = struct.unpack_from("<HH", extra, position)
+        if kind == 0x7075 and size > 5:
+            yield extra[position + 9 : position + 4 + size].decode("utf-8", "replace")
+        position += 4 + size
 
 
 def _wide(extra: bytes, packed: int, offset: int) -> tuple[int, int]:

@@ -148,6 +148,33 @@ class TestZip:
         with pytest.raises(zipfile.BadZipFile):
             mime.zipnames(outer)
 
+    @pytest.mark.parametrize("name", ["i.zip.", "i.zip ", "i.zip\u200b", "i\uff0ezip"])
+    def test_inner_archive_with_a_disguised_name(self, name):
+        """An archive inside another is opened by whatever name unpackers take for a zip's."""
+        data = zipped((name, zipped(("x.exe", b"MZ"))))
+        assert ("zipname", "x.exe") in mime.zipnames(data)
+        assert defanged(attachment(data), scan_zip=True)
+
+    def test_unicode_path(self):
+        """The name in an Info-ZIP Unicode Path field (APPNOTE 4.6.9) is a name, too."""
+        entry = zipfile.ZipInfo("x.txt")
+        name = b"x.exe"
+        entry.extra = struct.pack("<HHBL", 0x7075, 5 + len(name), 1, zlib.crc32(b"x.txt")) + name
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr(entry, b"MZ")
+        assert ("zipname", "x.exe") in mime.zipnames(file.getvalue())
+        assert defanged(attachment(file.getvalue()), scan_zip=True)
+
+    def test_members_that_share_a_long_name(self):
+        """Names count against a limit, so that many entries cannot point to one long name."""
+        size = 65535
+        local = struct.pack("<4s5H3L2H", b"PK\3\4", 20, 0, 0, 0, 0, 0, 0, 0, size, 0) + b"a" * size
+        entry = struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, *[0] * 14)
+        end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 9999, 9999, len(entry) * 9999, len(local), 0)
+        with pytest.raises(zipfile.BadZipFile, match="in the names"):
+            mime.zipnames(local + entry * 9999 + end)
+
     def test_depth(self, monkeypatch):
         """max_zip_depth archives within the outermost are looked into, and no more."""
         data = zipped(("a", "b"))
