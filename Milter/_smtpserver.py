@@ -1,0 +1,84 @@
+"""aiosmtpd's server with the three places at which it has no hook; see Milter.smtp.
+
+The only module that needs aiosmtpd to be imported. It relies on two public methods of aiosmtpd's
+SMTP class, push() and smtp_DATA().
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, AnyStr, Final, Optional
+
+try:
+    import aiosmtpd.controller
+    import aiosmtpd.smtp
+except ImportError as error:
+    raise ImportError('an SMTP server needs aiosmtpd: pip install "pymilter-cffi[smtp]"') from error
+
+if TYPE_CHECKING:
+    from Milter.smtp import MilterHandler
+
+_UNKNOWN: Final = re.compile(r'500 Error: command "(.*)" not recognized', re.DOTALL)
+
+
+class SMTP(aiosmtpd.smtp.SMTP):
+    """aiosmtpd's server, which tells a MilterHandler also of what aiosmtpd has no hook for.
+
+    That is: the client has connected, so that the greeting may refuse it; DATA, before its 354; and
+    commands that do not exist.
+
+    Args:
+        handler: a :class:`Milter.smtp.MilterHandler`.
+        args: see aiosmtpd.
+        kwargs: see aiosmtpd. ``timeout``, in seconds, is for the filters' answers, too.
+    """
+
+    def __init__(self, handler: MilterHandler, *args: Any, **kwargs: Any) -> None:
+        """Waits for a client."""
+        super().__init__(handler, *args, **kwargs)
+        self._milters = handler
+        self._greeted = False
+
+    async def push(self, status: AnyStr) -> None:
+        """Says something to the client."""
+        said: Any = status
+        if isinstance(status, str):
+            said = await self._instead(status) or status
+        await super().push(said)
+
+    async def _instead(self, status: str) -> Optional[str]:
+        """What is to be said instead of what aiosmtpd would say; None for just that."""
+        assert self.session is not None
+        assert self.envelope is not None
+        if not self._greeted:
+            self._greeted = True
+            greeting = await self._milters.connected(self, self.session)
+            if greeting is not None:
+                return self._milters.say(self, self.envelope, greeting)
+            return None
+        unknown = _UNKNOWN.fullmatch(status)
+        if unknown is None:
+            return None
+        return await self._milters.unknown(self, self.session, self.envelope, unknown[1])
+
+    @aiosmtpd.smtp.syntax("DATA")
+    async def smtp_DATA(self, arg: Optional[str]) -> None:
+        """The client says DATA."""
+        session, envelope = self.session, self.envelope
+        assert session is not None
+        assert envelope is not None
+        may = session.authenticated or not self._auth_required
+        if session.host_name and envelope.rcpt_tos and not arg and may:
+            refusal = await self._milters.data(self, session, envelope)
+            if refusal is not None:
+                await self.push(refusal)
+                return
+        await super().smtp_DATA(arg)
+
+
+class Controller(aiosmtpd.controller.Controller):
+    """aiosmtpd's Controller, with :class:`SMTP` of this package; the arguments are the same."""
+
+    def factory(self) -> SMTP:
+        """Returns the server for one connection."""
+        return SMTP(self.handler, **self.SMTP_kwargs)

@@ -1,0 +1,715 @@
+"""An SMTP server that consults milters: a handler for aiosmtpd, and what goes with it.
+
+    from Milter.smtp import Controller, Maildir, MilterHandler
+
+    handler = MilterHandler("inet:8893@127.0.0.1", app=Maildir("mail"))
+    controller = Controller(handler, hostname="127.0.0.1", port=8025)
+    controller.start()
+
+:class:`MilterHandler` drops into any aiosmtpd Controller. It tells the filters of the session as
+Postfix (or Sendmail) would, gives the client the replies that they make it give, and changes
+aiosmtpd's Envelope as they wish, before the application's own handler gets it. aiosmtpd has no hook
+for three things: the greeting, what comes between DATA and its 354, and unknown commands.
+:class:`Controller` and :class:`SMTP` of this module have these as well; with others, a filter's
+verdict on the client is found at the first command, that on DATA at the end of the message, and
+unknown commands are told nobody.
+
+:class:`Maildir` and :class:`Mbox` are applications that keep the mail in files.
+
+Needs aiosmtpd: ``pip install "pymilter-cffi[smtp]"``. Importing this module does not.
+
+Source: wire spec 2.7; the aiosmtpd documentation on handlers; RFC 5321 3.8, 4.2 and 4.4.
+"""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import inspect
+import ipaddress
+import logging
+import mailbox
+import os
+import re
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any, Callable, Final, Optional, Union
+from weakref import WeakKeyDictionary
+
+from Milter._dialogue import HOSTNAME, Outcome, RejectedRecipient, Result, SmtpClient
+from Milter._message import Message, Recipient, bare, bracketed, from_wire
+from Milter._mtaasync import AsyncMailServer, AsyncSmtpSession
+from Milter._profiles import POSTFIX, Profile
+from Milter._smtpsession import Filter, SmtpReply
+
+if TYPE_CHECKING:
+    from aiosmtpd.smtp import SMTP as Server
+    from aiosmtpd.smtp import Envelope, Session
+
+    from Milter._smtpserver import SMTP, Controller
+
+__all__ = [
+    "SMTP",
+    "Controller",
+    "Handled",
+    "Maildir",
+    "Mbox",
+    "MilterHandler",
+    "handled",
+]
+
+LOG: Final = logging.getLogger("Milter")
+
+_STATUS: Final = re.compile(r"(\d{3})(?:[- ](?:(\d\.\d{1,3}\.\d{1,3}) )?(.*))?")
+_BAD_CHARACTER: Final = "501 5.5.2 Syntax error: a NUL in the command"
+_OK: Final = "250 OK"
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Controller", "SMTP"):
+        from Milter import _smtpserver
+
+        return getattr(_smtpserver, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+# -- what became of a message --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Handled:
+    """What the filters had to say about a message.
+
+    Attributes:
+        result: what becomes of it, all steps and changes included.
+        queue_id: the name that it has in replies and in the macro ``i``.
+        client: who brought it, as the filters were told.
+        helo: how the client introduced itself.
+        hostname: what the server calls itself.
+    """
+
+    result: Result
+    queue_id: str
+    client: SmtpClient
+    helo: str
+    hostname: str
+
+
+_HANDLED: Final[WeakKeyDictionary[Any, Handled]] = WeakKeyDictionary()
+
+
+def handled(envelope: Envelope) -> Optional[Handled]:
+    """Returns what the filters had to say about the message of an aiosmtpd Envelope.
+
+    For applications, in ``handle_DATA`` and later, as long as the Envelope exists.
+
+    Args:
+        envelope: the one that the handler was given.
+
+    Returns:
+        None while the message has not ended, or where no :class:`MilterHandler` saw it.
+    """
+    return _HANDLED.get(envelope)
+
+
+# -- the handler ---------------------------------------------------------------------------------
+
+
+class _Connection:
+    """One client, beside aiosmtpd's Session."""
+
+    def __init__(self, smtp: AsyncSmtpSession, client: SmtpClient) -> None:
+        self.smtp = smtp
+        self.client = client
+        self.in_message = False
+        self.data_told = False
+        self.mechanism = ""
+        # Parameters of recipients, of which aiosmtpd keeps one list for all.
+        self.params: dict[str, tuple[str, ...]] = {}
+
+
+class MilterHandler:
+    """An aiosmtpd handler that consults filters, and then the application's own handler.
+
+    Order: the application's ``handle_HELO``, ``handle_EHLO``, ``handle_MAIL`` and ``handle_RCPT``
+    come before the filters, as a mail server's own access rules do. What they refuse (4xx, 5xx) the
+    filters do not hear of, but for recipients, if they asked for those. ``handle_DATA`` comes after
+    them, with the Envelope changed as they wish: ``mail_from``, ``mail_options``, ``rcpt_tos``,
+    ``rcpt_options`` and ``content``; ``original_content`` stays as it came. It is not called for a
+    message that was refused, discarded or quarantined, or that the filters left no recipient.
+    :func:`handled` has the rest.
+
+    A quarantined message goes to the application's ``handle_QUARANTINE(server, session, envelope,
+    reason)``, which returns a reply as handle_DATA does. Without one the client is told to try
+    again later: the message is neither lost nor delivered.
+
+    All other hooks (``handle_VRFY``, ``auth_...``) are the application's, unchanged. NULs in
+    headers are taken out before the filters see them; no milter can be told of one.
+
+    One handler serves any number of connections, in one event loop or several.
+
+    Args:
+        filters: where they listen, or :class:`Milter.mta.Filter`, in the order in which they are
+            asked; none is allowed.
+        app: the application's own handler; None: mail is accepted and dropped.
+        profile: ``postfix`` or ``sendmail``, or a Profile: as which mail server it behaves.
+        default_action: where a filter fails; see :class:`Milter.mta.Filter`.
+        hostname: what the filters are told that the server is called (the macro ``j``).
+        strict: what a filter may not do, but mail servers put up with, is a failure of it.
+        client: says who a client is, given aiosmtpd's Session; by default its address, without a
+            look into the DNS: ``localhost`` on a loopback address, else ``[192.0.2.1]``.
+        on_result: called with what became of each message, after its end and before it is
+            delivered; in the event loop's thread.
+
+    Raises:
+        ValueError: no such profile or action.
+    """
+
+    def __init__(
+        self,
+        *filters: Union[str, Filter],
+        app: Any = None,
+        profile: Union[str, Profile] = POSTFIX,
+        default_action: Optional[str] = None,
+        hostname: str = HOSTNAME,
+        strict: bool = False,
+        client: Optional[Callable[[Session], SmtpClient]] = None,
+        on_result: Optional[Callable[[Handled], None]] = None,
+    ) -> None:
+        """Connects to nothing yet."""
+        self.server = AsyncMailServer(
+            *filters,
+            profile=profile,
+            default_action=default_action,
+            hostname=hostname,
+            strict=strict,
+        )
+        self.app = app
+        self._client = client or client_of
+        self._on_result = on_result
+        self._connections: WeakKeyDictionary[Server, _Connection] = WeakKeyDictionary()
+
+    # -- hooks that are the application's ---------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        """The application's hooks, where this handler has none."""
+        if name.startswith(("handle_", "auth_")):
+            return getattr(self.app, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        """All hooks: aiosmtpd finds them by their names."""
+        theirs = [name for name in dir(self.app) if name.startswith(("handle_", "auth_"))]
+        return sorted({*super().__dir__(), *theirs})
+
+    async def _ask_app(
+        self, name: str, server: Server, session: Session, envelope: Envelope, *args: Any
+    ) -> Optional[Any]:
+        """What the application's hook returns; None where it has none, or leaves it to aiosmtpd."""
+        hook = getattr(self.app, f"handle_{name}", None)
+        if hook is None:
+            return None
+        from aiosmtpd.smtp import MISSING
+
+        answer = await hook(server, session, envelope, *args)
+        return None if answer is MISSING else answer
+
+    # -- the connection --------------------------------------------------------------------------
+
+    async def connected(self, server: Server, session: Session) -> Optional[SmtpReply]:
+        """A client has connected: tells the filters, once; for :class:`SMTP` and the first command.
+
+        Returns:
+            The greeting, if a filter has it refuse.
+        """
+        connection = await self._connection(server, session)
+        return connection.smtp.greeting
+
+    async def _connection(self, server: Server, session: Session) -> _Connection:
+        connection = self._connections.get(server)
+        if connection is None:
+            client = self._client(session)
+            macros = _daemon_macros(server)
+            smtp = self.server.session(client, helo="", macros=macros)
+            connection = self._connections[server] = _Connection(smtp, client)
+            task = asyncio.current_task()
+            assert task is not None, "aiosmtpd calls its hooks from the connection's task"
+            # There is no hook for a client that goes without a word.
+            task.add_done_callback(lambda _: self._gone(server))
+            await smtp.begin()
+        return connection
+
+    def _gone(self, server: Server) -> None:
+        connection = self._connections.pop(server, None)
+        if connection is not None:
+            connection.smtp.leave()
+
+    async def _give_up(self, connection: _Connection) -> None:
+        """The message in hand is over, if there is one."""
+        if connection.in_message:
+            await connection.smtp.reset()
+        connection.in_message = connection.data_told = False
+        connection.params = {}
+
+    def say(self, server: Server, envelope: Envelope, reply: SmtpReply) -> str:
+        """Returns a reply as aiosmtpd wants it; the connection ends if that is what it says.
+
+        For :class:`SMTP`, and for hooks just before they return.
+        """
+        if reply.closes and server.transport is not None:
+            # It is written as soon as the hook returns, and before anything else is run.
+            asyncio.get_running_loop().call_soon(server.transport.close)
+        return plain(str(reply), utf8=bool(envelope.smtp_utf8))
+
+    # -- HELO ------------------------------------------------------------------------------------
+
+    async def _introduced(
+        self, server: Server, session: Session, hostname: str
+    ) -> Optional[SmtpReply]:
+        if "\0" in hostname:
+            return SmtpReply.of(_BAD_CHARACTER)
+        connection = await self._connection(server, session)
+        greeting = connection.smtp.greeting
+        if greeting is not None and greeting.closes:
+            return greeting
+        connection.in_message = connection.data_told = False
+        connection.params = {}
+        reply = await connection.smtp.helo(hostname, macros=_tls_macros(server))
+        if reply is None:
+            session.host_name = hostname
+        return reply
+
+    async def handle_HELO(
+        self, server: Server, session: Session, envelope: Envelope, hostname: str
+    ) -> str:
+        """The client says HELO."""
+        answer = await self._ask_app("HELO", server, session, envelope, hostname)
+        if answer is not None and _refuses(answer):
+            return str(answer)
+        reply = await self._introduced(server, session, hostname)
+        if reply is not None:
+            return self.say(server, envelope, reply)
+        return f"250 {server.hostname}" if answer is None else str(answer)
+
+    async def handle_EHLO(
+        self,
+        server: Server,
+        session: Session,
+        envelope: Envelope,
+        hostname: str,
+        responses: list[str],
+    ) -> list[str]:
+        """The client says EHLO."""
+        hook = getattr(self.app, "handle_EHLO", None)
+        if hook is not None:
+            if len(inspect.signature(hook).parameters) == 4:
+                # As aiosmtpd before 1.3 had it: what it returns is the last line.
+                last = await hook(server, session, envelope, hostname)
+                responses = [*responses[:-1], last]
+            else:
+                responses = await hook(server, session, envelope, hostname, responses)
+            if responses and _refuses(responses[-1]):
+                return responses
+        reply = await self._introduced(server, session, hostname)
+        return responses if reply is None else [self.say(server, envelope, reply)]
+
+    # -- the envelope ----------------------------------------------------------------------------
+
+    async def handle_MAIL(
+        self,
+        server: Server,
+        session: Session,
+        envelope: Envelope,
+        address: str,
+        mail_options: list[str],
+    ) -> str:
+        """A message begins."""
+        if "\0" in address:
+            return _BAD_CHARACTER
+        connection = await self._connection(server, session)
+        # aiosmtpd ends a message that is too large without telling anybody.
+        await self._give_up(connection)
+        answer = await self._ask_app("MAIL", server, session, envelope, address, mail_options)
+        if answer is not None and _refuses(answer):
+            return str(answer)
+        macros = {**_tls_macros(server), **_auth_macros(session, connection)}
+        connection.in_message = True
+        reply = await connection.smtp.mail(address, *mail_options, macros=macros)
+        if reply is not None:
+            connection.in_message = False
+            envelope.mail_from = None
+            envelope.mail_options.clear()
+            return self.say(server, envelope, reply)
+        if answer is None:
+            envelope.mail_from = address
+            envelope.mail_options.extend(mail_options)
+        return _OK if answer is None else str(answer)
+
+    async def handle_RCPT(
+        self,
+        server: Server,
+        session: Session,
+        envelope: Envelope,
+        address: str,
+        rcpt_options: list[str],
+    ) -> str:
+        """A recipient."""
+        if "\0" in address:
+            return _BAD_CHARACTER
+        connection = await self._connection(server, session)
+        before = list(envelope.rcpt_tos), list(envelope.rcpt_options)
+        answer = await self._ask_app("RCPT", server, session, envelope, address, rcpt_options)
+        if answer is not None and _refuses(answer):
+            await connection.smtp.rcpt(
+                address, *rcpt_options, rejected=_rejected(address, str(answer))
+            )
+            return str(answer)
+        reply = await connection.smtp.rcpt(address, *rcpt_options)
+        if reply is not None:
+            envelope.rcpt_tos[:], envelope.rcpt_options[:] = before
+            return self.say(server, envelope, reply)
+        if answer is None:
+            envelope.rcpt_tos.append(address)
+            envelope.rcpt_options.extend(rcpt_options)
+        for new in envelope.rcpt_tos[len(before[0]) :]:
+            connection.params[new] = tuple(rcpt_options)
+        return _OK if answer is None else str(answer)
+
+    # -- the content -----------------------------------------------------------------------------
+
+    async def data(self, server: Server, session: Session, envelope: Envelope) -> Optional[str]:
+        """The client says DATA, and was not told to go on yet; for :class:`SMTP`.
+
+        Returns:
+            The reply that refuses it, or None.
+        """
+        connection = await self._connection(server, session)
+        connection.data_told = True
+        reply = await connection.smtp.data()
+        if reply is None:
+            return None
+        connection.data_told = False
+        return self.say(server, envelope, reply)
+
+    async def handle_DATA(self, server: Server, session: Session, envelope: Envelope) -> str:
+        """The content has come."""
+        connection = await self._connection(server, session)
+        if not connection.data_told:
+            refusal = await self.data(server, session, envelope)
+            if refusal is not None:
+                await self._give_up(connection)
+                return refusal
+        queue_id = connection.smtp.queue_id
+        before = self._message(connection, envelope)
+        result = await connection.smtp.content(before)
+        connection.in_message = connection.data_told = False
+        connection.params = {}
+        _change(envelope, before, result.message)
+        about = Handled(
+            result, queue_id, connection.client, session.host_name or "", server.hostname
+        )
+        _HANDLED[envelope] = about
+        if self._on_result is not None:
+            self._on_result(about)
+        answer: Optional[Any] = None
+        if result.outcome is Outcome.ACCEPTED and envelope.rcpt_tos:
+            if result.quarantine is None:
+                answer = await self._ask_app("DATA", server, session, envelope)
+            elif getattr(self.app, "handle_QUARANTINE", None) is None:
+                answer = "451 4.3.0 Message was to be put aside, and there is no place for it"
+            else:
+                answer = await self._ask_app(
+                    "QUARANTINE", server, session, envelope, result.quarantine
+                )
+        if answer is not None:
+            return str(answer)
+        if result.session_over and server.transport is not None:
+            asyncio.get_running_loop().call_soon(server.transport.close)
+        return plain(result.reply, utf8=bool(envelope.smtp_utf8))
+
+    def _message(self, connection: _Connection, envelope: Envelope) -> Message:
+        """The message as aiosmtpd has it."""
+        message = Message.from_bytes(
+            _content(envelope),
+            bracketed(envelope.mail_from or ""),
+            [
+                Recipient(bracketed(address), connection.params.get(address, ()))
+                for address in envelope.rcpt_tos
+            ],
+            envelope.mail_options,
+        )
+        message.headers = [
+            header._replace(value=header.value.replace(b"\0", b"")) for header in message.headers
+        ]
+        return message
+
+    # -- the rest --------------------------------------------------------------------------------
+
+    async def handle_RSET(self, server: Server, session: Session, envelope: Envelope) -> str:
+        """The client gives the message up."""
+        await self._give_up(await self._connection(server, session))
+        answer = await self._ask_app("RSET", server, session, envelope)
+        return _OK if answer is None else str(answer)
+
+    async def handle_QUIT(self, server: Server, session: Session, envelope: Envelope) -> str:
+        """The client goes."""
+        connection = self._connections.get(server)
+        if connection is not None:
+            await connection.smtp.quit()
+        answer = await self._ask_app("QUIT", server, session, envelope)
+        return "221 Bye" if answer is None else str(answer)
+
+    async def handle_AUTH(
+        self, server: Server, session: Session, envelope: Envelope, args: list[str]
+    ) -> Any:
+        """The client logs in; who, is told the filters with the next message."""
+        from aiosmtpd.smtp import MISSING
+
+        connection = await self._connection(server, session)
+        connection.mechanism = args[0]
+        answer = await self._ask_app("AUTH", server, session, envelope, args)
+        return MISSING if answer is None else answer
+
+    async def unknown(
+        self, server: Server, session: Session, envelope: Envelope, command: str
+    ) -> Optional[str]:
+        """The client says what is no command; for :class:`SMTP`.
+
+        Args:
+            server: as all hooks have it.
+            session: as all hooks have it.
+            envelope: as all hooks have it.
+            command: the word.
+
+        Returns:
+            The reply that a filter wants, or None.
+        """
+        if "\0" in command:
+            return None
+        connection = await self._connection(server, session)
+        reply = await connection.smtp.unknown(command)
+        return None if reply is None else self.say(server, envelope, reply)
+
+
+def client_of(session: Session) -> SmtpClient:
+    """Returns who a client is by its address alone, or the one that a proxy told of.
+
+    Args:
+        session: aiosmtpd's.
+    """
+    peer: Any = session.peer
+    proxied = session.proxy_data
+    if proxied is not None and proxied.src_addr is not None:
+        peer = (str(proxied.src_addr), int(proxied.src_port or 0))
+    if not isinstance(peer, tuple):
+        # A unix socket.
+        return SmtpClient("localhost", None)
+    try:
+        address = ipaddress.ip_address(str(peer[0]).partition("%")[0])
+    except ValueError:
+        return SmtpClient("unknown", None)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    name = "localhost" if address.is_loopback else f"[{address}]"
+    return SmtpClient(name, str(address), int(peer[1]))
+
+
+def plain(text: str, *, utf8: bool) -> str:
+    """Returns a reply that aiosmtpd can encode: a filter's may hold any bytes.
+
+    Args:
+        text: the reply.
+        utf8: the client understands UTF-8 (RFC 6531 3.5).
+    """
+    if utf8:
+        return text.encode("utf-8", "replace").decode("utf-8")
+    return text.encode("ascii", "replace").decode("ascii")
+
+
+def _refuses(status: Any) -> bool:
+    return str(status)[:1] in ("4", "5")
+
+
+def _rejected(address: str, status: str) -> RejectedRecipient:
+    match = _STATUS.match(status)
+    enhanced, text = (match[2], match[3]) if match else (None, None)
+    return RejectedRecipient(address, enhanced or f"{status[:1]}.1.1", text or "User unknown")
+
+
+def _content(envelope: Envelope) -> bytes:
+    """The message as it stands in an Envelope."""
+    content = envelope.content or b""
+    return content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+
+
+def _change(envelope: Envelope, before: Message, after: Message) -> None:
+    """Makes an Envelope what the filters made of the message."""
+    if after.sender != before.sender:
+        envelope.mail_from = bare(after.sender) or "<>"
+    envelope.mail_options[:] = after.sender_params
+    if after.recipients != before.recipients:
+        envelope.rcpt_tos[:] = [bare(to.address) for to in after.recipients]
+        envelope.rcpt_options[:] = [word for to in after.recipients for word in to.params]
+    if (after.headers, after.body) != (before.headers, before.body):
+        content = after.as_bytes()
+        is_text = isinstance(envelope.content, str)
+        envelope.content = from_wire(content) if is_text else content
+
+
+# -- macros --------------------------------------------------------------------------------------
+
+
+def _daemon_macros(server: Server) -> dict[str, str]:
+    """The server's own address."""
+    transport = server.transport
+    assert transport is not None
+    name = transport.get_extra_info("sockname")
+    return {"{daemon_addr}": str(name[0])} if isinstance(name, tuple) else {}
+
+
+def _tls_macros(server: Server) -> dict[str, str]:
+    """What filters are told of TLS; nothing without it."""
+    transport = server.transport
+    tls = None if transport is None else transport.get_extra_info("ssl_object")
+    cipher = None if tls is None else tls.cipher()
+    if tls is None or cipher is None:
+        return {}
+    macros = {
+        "{tls_version}": str(tls.version()),
+        "{cipher}": str(cipher[0]),
+        "{cipher_bits}": str(cipher[2]),
+    }
+    certificate = tls.getpeercert() or {}
+    for macro, of in (("{cert_subject}", "subject"), ("{cert_issuer}", "issuer")):
+        for pairs in certificate.get(of, ()):
+            for key, value in pairs:
+                if key == "commonName":
+                    macros[macro] = value
+    return macros
+
+
+def _auth_macros(session: Session, connection: _Connection) -> dict[str, str]:
+    """What filters are told of a client that has logged in."""
+    if not session.authenticated:
+        return {}
+    macros = {"{auth_type}": connection.mechanism}
+    # An authenticator says in auth_data who it is. The older auth_callback has no such thing;
+    # aiosmtpd then keeps the login where only its own, deprecated property finds it silently.
+    login = getattr(session.auth_data, "login", session.auth_data)
+    if login is None:
+        login = getattr(session, "_login_data", None)
+    if isinstance(login, bytes):
+        login = from_wire(login)
+    if isinstance(login, str):
+        macros["{auth_authen}"] = login.replace("\0", "")
+    return macros
+
+
+# -- applications --------------------------------------------------------------------------------
+
+
+class _Mailbox(abc.ABC):
+    """Keeps mail in a mailbox of the standard library."""
+
+    @abc.abstractmethod
+    def _open(self) -> mailbox.Mailbox[Any]:
+        """Opens it, for one message."""
+
+    async def handle_DATA(self, server: Server, session: Session, envelope: Envelope) -> str:
+        """Keeps a message."""
+        return self._keep(self._open, server, session, envelope)
+
+    def _keep(
+        self,
+        opened: Callable[[], mailbox.Mailbox[Any]],
+        server: Server,
+        session: Session,
+        envelope: Envelope,
+        *headers: str,
+    ) -> str:
+        """Adds a message, below these headers, to a mailbox, and closes that."""
+        about = handled(envelope)
+        trace = [*headers, f"Return-Path: {bracketed(bare(envelope.mail_from or ''))}"]
+        trace += [f"Delivered-To: {bare(to)}" for to in envelope.rcpt_tos]
+        trace.append(_received(server, session, about))
+        message = "\r\n".join([*trace, ""]).encode("utf-8", "surrogateescape") + _content(envelope)
+        try:
+            self._add(opened(), message)
+        except (OSError, mailbox.Error) as error:
+            LOG.error("cannot keep a message: %s", error)
+            return "451 4.3.0 Message cannot be kept now"
+        return _OK if about is None else about.result.reply
+
+    def _add(self, box: mailbox.Mailbox[Any], message: bytes) -> None:
+        try:
+            box.lock()
+            # Mailboxes have the line ends of the system, and no program likes to see others.
+            box.add(message.replace(b"\r\n", os.linesep.encode()))
+        finally:
+            box.close()
+
+
+class Maildir(_Mailbox):
+    """An application for :class:`MilterHandler` (or aiosmtpd) that keeps mail in a maildir.
+
+    Each message gets Return-Path, a Delivered-To for each recipient, and Received. What is
+    quarantined goes to the folder ``.quarantine``, with the reason in X-Quarantine.
+
+    Args:
+        path: the directory; it is made if it does not exist.
+    """
+
+    def __init__(self, path: Union[str, os.PathLike[str]]) -> None:
+        """Makes the directory."""
+        self.path = os.fspath(path)
+        self._open()
+
+    def _open(self) -> mailbox.Maildir:
+        return mailbox.Maildir(self.path, factory=None)
+
+    async def handle_QUARANTINE(
+        self, server: Server, session: Session, envelope: Envelope, reason: str
+    ) -> str:
+        """Keeps a message out of the way."""
+        mark = f"X-Quarantine: {_line(reason)}"
+        return self._keep(
+            lambda: self._open().add_folder("quarantine"), server, session, envelope, mark
+        )
+
+
+class Mbox(_Mailbox):
+    """An application for :class:`MilterHandler` (or aiosmtpd) that keeps mail in an mbox file.
+
+    As :class:`Maildir`; a quarantined message is refused for now.
+
+    Args:
+        path: the file; it is made if it does not exist.
+    """
+
+    def __init__(self, path: Union[str, os.PathLike[str]]) -> None:
+        """Makes the file."""
+        self.path = os.fspath(path)
+        self._open().close()
+
+    def _open(self) -> mailbox.mbox:
+        return mailbox.mbox(self.path, factory=None)
+
+
+def _received(server: Server, session: Session, about: Optional[Handled]) -> str:
+    """The server's own Received header (RFC 5321 4.4)."""
+    client = client_of(session) if about is None else about.client
+    kind = "ESMTP" if session.extended_smtp else "SMTP"
+    if session.extended_smtp:
+        kind += ("S" if session.ssl is not None else "") + ("A" if session.authenticated else "")
+    helo = _line(session.host_name or "unknown")
+    name = "" if about is None else f" id {about.queue_id}"
+    return (
+        f"Received: from {helo} ({client})\r\n"
+        f"\tby {server.hostname} with {kind}{name};\r\n"
+        f"\t{formatdate(localtime=True)}"
+    )
+
+
+def _line(text: str) -> str:
+    """A text on one line, for a header."""
+    return " ".join(text.split())
