@@ -154,11 +154,10 @@ class HeldMessage:
     def seen(self) -> Message:
         """Returns the message as the server would show it to the next filter."""
         message = self._message(self._headers.seen(), self._body)
-        if self._rules == "postfix":
-            # It reads its file again: what is no header any more ends them.
+        if self._rules == "postfix" and not all(is_header(name) for name, _ in message.headers):
+            # It reads its file again: what is no header ends them.
             again = Message.from_bytes(message.as_bytes())
-            message.headers = [Header(name.rstrip(b" \t"), value) for name, value in again.headers]
-            message.body = again.body
+            message.headers, message.body = again.headers, again.body
         return message
 
     def stored(self, received: Optional[Text] = None) -> Message:
@@ -312,6 +311,9 @@ class _PostfixHeaders(_Headers):
                 return
             if entry.kind is _Kind.PLAIN and entry.name.rstrip(b" \t").lower() == name.lower():
                 yield place
+
+    def seen(self) -> list[Header]:
+        return [Header(name.rstrip(b" \t"), value) for name, value in super().seen()]
 
     def _put(self, place: int, name: bytes, blank: bytes, value: bytes) -> None:
         line = name + b":" + blank + _UNFOLDED.sub(b"\n\t", value)
@@ -575,7 +577,8 @@ def _in_brackets(address: str) -> str:
 
 def _plain(address: str) -> str:
     """Returns an address without comment, phrase, brackets and route."""
-    address = _COMMENT.sub("", address)
+    if '"' not in address:
+        address = _COMMENT.sub("", address)
     _, opened, rest = address.partition("<")
     address = (rest.partition(">")[0] if opened else address).strip()
     return address.partition(":")[2] if address.startswith("@") else address

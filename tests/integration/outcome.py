@@ -151,6 +151,8 @@ def real(case: Case, mta: Mta, filters: Sequence[Recorder]) -> tuple[Result, str
     if stored is None:
         return None, ""
     received = next(v for name, v in stored.headers if name == "Received" and HOSTNAME in v)
+    # Its own folds are tabs; what begins with a blank is a filter's.
+    received = re.split(r"\n(?!\t)", received)[0]
     headers = [
         f"{name}:{value}\n"
         for name, value in stored.headers

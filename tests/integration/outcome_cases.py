@@ -177,6 +177,10 @@ HEADERS: dict[str, Changes] = {
     "name with a blank before, last": [add(" X-N", "v")],
     "name not ASCII": [add("X-é", "v")],
     "name that is none, insert": [ins(3, "X N"), ins(2, "X-2"), ins(6, "X-6"), ins(4, "X-4")],
+    "names that are none, insert": [ins(3, "X N"), ins(2, "N"), ins(7, "N")],
+    "name that is none, change behind it": [add("X N", "v"), add("X-T", "v"), chg(4, "X-T")],
+    "name with a blank before, on top": [ins(1, " X")],
+    "name with a blank before, deleted": [add(" X", "v"), rm(3, "X-T")],
     "long Date": [add("Date", "v" * 3000)],
     "long value": [add("X-N", "v" * 3000)],
 }  # fmt: skip

@@ -415,6 +415,16 @@ BY_RULES: list[tuple[list[mta.Modification], str, str]] = [
     ([delete(3, "X-T"), change(4, "X-T")], "R F T S D M 1 2 X-T: n", "R F T S D M X-T: n 1 2"),
     ([change(1, "X-T ")], "R F T S D M 1 2 3 X-T : n", "R F T S D M 1 2 3 X-T : n"),
     ([change(1, "Subject:"), delete(1, "Subject:")], "R F T S D M 1 2 3 Subject:: n", WHOLE),
+    # Names that are none: at Postfix what stands behind them is no header any more, either.
+    ([insert(3, "X N"), insert(2), insert(7)], "R F N: v T X N: v S D M 1 2 3 N: v",
+     "R N: v X N: v N: v F T S D M 1 2 3"),
+    ([add("X N", "v"), add("X-T", "v"), change(4, "X-T")],
+     "R F T S D M 1 2 3 X N: v X-T: v X-T: n", "R F T S D M X-T: v 1 2 X-T: n X N: v"),
+    ([insert(1, " X")], "Received: R\n X: v F T S D M 1 2 3", "R  X: v F T S D M 1 2 3"),
+    ([add(" X", "v"), delete(3, "X-T")], "R F T S D M 1 2", "R F T S D M 1 2  X: v"),
+    # Sendmail cuts what stands in the place of a header of its own.
+    ([add("Date", "x" * 3000)], "R F T S D M 1 2 3 Date: " + "x" * 3000,
+     "R Date: " + "x" * 2046 + " F T S D M 1 2 3"),
     # Line feeds that fold nothing.
     ([add("N", "a\nb")], "R F T S D M 1 2 3 N: a\n\tb", "R F T S D M 1 2 3 N: a b"),
     ([add("N", "a\n b\nc")], "R F T S D M 1 2 3 N: a\n b\n\tc", "R F T S D M 1 2 3 N: a  b c"),
@@ -439,6 +449,8 @@ BY_RULES_IN_A_ROW: list[tuple[list[mta.Modification], list[mta.Modification], st
      "R F T S D M 2 X-T: n"),
     ([delete(1, "Message-ID")], [change(1, "Message-Id")], "R F T S D 1 2 3 Message-Id: n",
      "R F T S D Message-ID: n 1 2 3"),
+    ([insert(1, "Received"), delete(1, "Received")], [add("Received", "w")],
+     "R F T S D M 1 2 3 Received: w", "Received: w R F T S D M 1 2 3"),
     ([delete(1, "Message-ID")], [add("Message-Id", "v")], "R F T S D 1 2 3 Message-Id: v",
      "R Message-Id: v F T S D 1 2 3"),
 ]  # fmt: skip
@@ -539,6 +551,11 @@ ENVELOPES: list[tuple[list[mta.Modification], list[str], list[str]]] = [
     ([mta.DeleteRecipient("c@d")], ["<x@y>"], ["<x@y>"]),
     ([mta.DeleteRecipient("C@d"), mta.DeleteRecipient("<x@Y>")], ["<c@d>", "<x@y>"],
      ["<c@d>", "<x@y>"]),
+    ([mta.AddRecipient("C <c@d>", "NOTIFY=NEVER"), mta.AddRecipient("x@y (X)", "ORCPT=rfc822;x@y")],
+     ["<c@d>", "<x@y>", "<c@d>"], ["<c@d>", "<x@y>"]),
+    ([mta.DeleteRecipient("c@d (C)")], ["<x@y>"], ["<x@y>"]),
+    ([mta.AddRecipient('"(r)"@e')], ["<c@d>", "<x@y>", '<"(r)"@e>'],
+     ["<c@d>", "<x@y>", '<"(r)"@e>']),
     ([mta.DeleteRecipient("x <c@d> y")], ["<x@y>"], ["<x@y>"]),
     ([mta.DeleteRecipient(""), mta.DeleteRecipient("<>")], ["<c@d>", "<x@y>"], ["<c@d>", "<x@y>"]),
     ([mta.DeleteRecipient("c@d"), mta.AddRecipient("c@d"), mta.AddRecipient("c@d")],
