@@ -81,7 +81,8 @@ class Script:
                     if got != expected:
                         self.mistake = f"expected {expected!r}, got {got!r}"
                         return
-                    self.theirs.sendall(reply)
+                    if reply:  # also nothing cannot be written once the other side has closed
+                        self.theirs.sendall(reply)
                 if self.hold:
                     rest = self.theirs.recv(4096)
                     if rest:
@@ -174,7 +175,8 @@ class Simple:
                 reply = reply.pop(0) if len(reply) > 1 else reply[0]
             if reply is None:
                 return
-            file.write(reply)
+            if reply:
+                file.write(reply)
 
     def __enter__(self) -> Simple:
         return self
