@@ -43,10 +43,12 @@ class MilterError(Exception):
             one that is wrong, or the last one before the filter failed to go on; None outside a
             conversation.
         data: the bytes of the packet that is wrong, or as many as came of the one that is missing.
+        filter: number of the filter, from 0, where there are several in a row.
     """
 
     packet: Optional[int] = None
     data: bytes = b""
+    filter: int = 0
 
 
 class ConnectError(MilterError):

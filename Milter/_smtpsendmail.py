@@ -278,8 +278,11 @@ class SendmailDialogue(SmtpDialogue):
     def _ruling(self, verdict: Verdict, step: str, about: str) -> Ruling:
         if verdict.kind is Kind.DISCARD:
             return Ruling(verdict, None)
+        if any("%" in line.replace("%%", "") for line in verdict.lines):
+            # Where a percent sign is not written twice the whole text is nothing to it.
+            verdict = Verdict(Kind.REJECT, None, None, (), verdict.raw)
         if step == "connect":
-            # Of the text only its class is kept, here as at a HELO without one.
+            # Of the text only its class is kept.
             code = None if verdict.code != 421 else 421
             verdict = Verdict(verdict.kind, code, None, (), verdict.raw)
         if verdict.lines:

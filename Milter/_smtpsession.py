@@ -16,6 +16,7 @@ Source: wire spec 2.7, and what Postfix 3.7.11 and Sendmail 8.17.1.9 did where t
 from __future__ import annotations
 
 import abc
+import re
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Callable, NamedTuple, Optional, TypeVar, Union
@@ -508,6 +509,7 @@ class SmtpDialogue(abc.ABC):
 
     def _fail(self, link: Link, error: MilterError, step: str) -> Script[None]:
         """A filter fails: the MTA goes on without it, as it is told to."""
+        error.filter = link.number
         self.errors.append(error)
         link.gone = True
         link.told = False
@@ -690,7 +692,9 @@ def domain(address: str) -> str:
 def said(verdict: Verdict) -> SmtpReply:
     """The reply in a filter's own words."""
     assert verdict.code is not None
-    return SmtpReply(verdict.code, verdict.enhanced, verdict.lines or ("",))
+    # A percent sign is written twice (wire spec 4.5); one that is not goes missing.
+    lines = tuple(re.sub("%(.?)", r"\1", line) for line in verdict.lines or ("",))
+    return SmtpReply(verdict.code, verdict.enhanced, lines)
 
 
 def recipients_of(message: Message) -> list[Recipient]:
