@@ -158,6 +158,11 @@ class Protocol:
         return self._over or self._error is not None
 
     @property
+    def packets(self) -> int:
+        """How many packets either side has sent, as far as this knows."""
+        return self._packets
+
+    @property
     def closed(self) -> bool:
         """True: the filter has closed the connection."""
         return self._eof

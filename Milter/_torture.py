@@ -48,6 +48,9 @@ from Milter._torturewire import Vanished, Wire
 Target = Union[str, "os.PathLike[str]", Callable[[], socket.socket]]
 """Where a filter is: a socket specification, or a function that returns a connected socket."""
 
+OnPlay = Callable[[Play, Optional[MilterError]], Optional[bool]]
+"""Takes a play and what the filter did wrong in it, or None."""
+
 _HELO: Final = encode(lib.SMFIC_HELO, COMMANDS[lib.SMFIC_HELO].shape, (), (b"still.there",))
 _QUIT: Final = encode(lib.SMFIC_QUIT, COMMANDS[lib.SMFIC_QUIT].shape)
 _PASSES: Final = frozenset({Kind.CONTINUE, Kind.NO_REPLY, Kind.NOT_SENT})
@@ -144,7 +147,7 @@ def torture(
     improved: bool = False,
     shrink: float = 30.0,
     restart: Optional[Callable[[], None]] = None,
-    on_play: Optional[Callable[[Play, Optional[MilterError]], None]] = None,
+    on_play: Optional[OnPlay] = None,
 ) -> Report:
     """Plays to a filter what no mail server would, and says which rules it broke.
 
@@ -167,7 +170,8 @@ def torture(
         shrink: seconds to look for a smaller play for each broken rule; 0: the first one will do.
         restart: called where the filter is gone, to start it again; None: that ends the torture,
             unless somebody else starts it within the timeout for connections.
-        on_play: called after each play, with what the filter did wrong, or None.
+        on_play: called after each play, with what the filter did wrong, or None; if it returns
+            True, that was the last play.
 
     Returns:
         The report.
@@ -255,7 +259,7 @@ class _Torture:
         seed: int,
         rounds: int,
         seconds: Optional[float],
-        on_play: Optional[Callable[[Play, Optional[MilterError]], None]],
+        on_play: Optional[OnPlay],
     ) -> Report:
         state = _State()
         begin = time.monotonic()
@@ -276,8 +280,8 @@ class _Torture:
             found = self.check(play, state)
             if found is not None:
                 gone = not self.sort(found, play, state)
-            if on_play is not None:
-                on_play(play, None if found is None else found.error)
+            if on_play is not None and on_play(play, None if found is None else found.error):
+                break
         failures = tuple(
             Failure(
                 group.found.rule,
@@ -558,6 +562,7 @@ class _Course:
     def broke(self, text: str, rule: str, data: bytes) -> NoReturn:
         error = ProtocolError(f"the filter {text}", rule)
         self.protocol.fail(error)
+        error.packet = self.protocol.packets + (self.play.attack is not None)
         error.data = data
         raise error
 

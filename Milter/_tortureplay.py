@@ -13,7 +13,7 @@ import json
 import random
 import struct
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Callable, Final, NamedTuple, Optional
 
 from Milter._conversation import Outgoing, Protocol
@@ -166,9 +166,10 @@ class Play:
     end: End = QUIT
 
     def to_json(self) -> str:
-        """Returns the play as JSON of one line."""
-        value = asdict(self)
-        value["end"] = list(self.end)
+        """Returns the play as JSON of one line; what is as in the plainest play is left out."""
+        value = _differing(self, Play())
+        if self.moves:
+            value["moves"] = [{"step": each.step, **_differing(each, _MOVE)} for each in self.moves]
         if self.attack is not None:
             value["attack"] = [self.attack.name, self.attack.data.hex(), list(self.attack.cuts)]
         return json.dumps(value)
@@ -182,34 +183,38 @@ class Play:
         """
         try:
             value = json.loads(text)
-            version, actions, protocol = value["offer"]
             moves = []
-            for each in value["moves"]:
-                macros = each.pop("macros")
+            for each in value.pop("moves", ()):
+                macros = each.pop("macros", None)
                 if macros is not None:
                     macros = tuple((name, text) for name, text in macros)
                 for name in ("texts", "cuts"):
-                    each[name] = tuple(each[name])
+                    each[name] = tuple(each.get(name, ()))
                 move = Move(macros=macros, **each)
                 if move.step not in _SIMPLE:
                     raise ValueError(f"no step {move.step!r}")
                 moves.append(move)
-            attack = value["attack"]
-            if attack is not None:
-                if attack[0] not in ATTACKS:
-                    raise ValueError(f"no attack {attack[0]!r}")
-                attack = Attack(attack[0], bytes.fromhex(attack[1]), tuple(attack[2]))
-            return cls(
-                value["seed"],
-                value["number"],
-                (version, actions, protocol),
-                tuple(value["cuts"]),
-                tuple(moves),
-                attack,
-                End(*value["end"]),
-            )
-        except (KeyError, TypeError, IndexError) as error:
+            if "attack" in value:
+                name, data, cuts = value["attack"]
+                if name not in ATTACKS:
+                    raise ValueError(f"no attack {name!r}")
+                value["attack"] = Attack(name, bytes.fromhex(data), tuple(cuts))
+            if "end" in value:
+                value["end"] = End(*value["end"])
+            version, actions, protocol = value.pop("offer", OFFER)
+            cuts = tuple(value.pop("cuts", ()))
+            return cls(offer=(version, actions, protocol), cuts=cuts, moves=tuple(moves), **value)
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"this is no play: {error!r}") from None
+
+
+_MOVE: Final = Move("")
+
+
+def _differing(value: Any, other: Any) -> dict[str, Any]:
+    """The fields of a dataclass in which it is not like another one."""
+    names = [each.name for each in fields(value)]
+    return {n: getattr(value, n) for n in names if getattr(value, n) != getattr(other, n)}
 
 
 PLAIN: Final = Play(
@@ -360,7 +365,7 @@ ATTACKS: Final[dict[str, Row]] = {
         "wire spec 8.1, row 7: a packet that is too large ends the connection, with no answer",
         "close",
         "CHMR",
-        _one(b"\x80\0\0\0E", b"\x80\0\0\0H"),
+        _one(b"\x80\0\0\0E", b"\x80\0\0\0N"),
     ),
     "length that wraps": Row(
         "wire spec 8.1, row 6: a packet that is too large ends the connection, with no answer",
@@ -745,7 +750,7 @@ def simpler(play: Play) -> Iterator[Play]:
     if play.attack is not None and play.attack.cuts:
         yield replace(play, attack=play.attack._replace(cuts=()))
     for at, move in enumerate(moves):
-        fields: dict[str, Any] = {
+        plainer: dict[str, Any] = {
             "cuts": (),
             "pause": 0.0,
             "joined": False,
@@ -756,7 +761,7 @@ def simpler(play: Play) -> Iterator[Play]:
         changed = [move.simple] if move != move.simple else []
         changed += [
             replace(move, **{name: value})
-            for name, value in fields.items()
+            for name, value in plainer.items()
             if getattr(move, name) != value
         ]
         for each in changed:
