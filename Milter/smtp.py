@@ -62,6 +62,8 @@ LOG: Final = logging.getLogger("Milter")
 
 _STATUS: Final = re.compile(r"(\d{3})(?:[- ](?:(\d\.\d{1,3}\.\d{1,3}) )?(.*))?")
 _BAD_CHARACTER: Final = "501 5.5.2 Syntax error: a NUL in the command"
+_NO_MESSAGE: Final = "503 5.5.1 Error: need MAIL command"
+_CLOSING: Final = SmtpReply.of("421 4.3.0 Closing connection")
 _OK: Final = "250 OK"
 
 
@@ -126,6 +128,11 @@ class _Connection:
         self.mechanism = ""
         # Parameters of recipients, of which aiosmtpd keeps one list for all.
         self.params: dict[str, tuple[str, ...]] = {}
+
+    @property
+    def open(self) -> bool:
+        """True: filters have a message in hand, or have let it pass."""
+        return self.in_message and not self.smtp.over
 
 
 class MilterHandler:
@@ -236,7 +243,12 @@ class MilterHandler:
             assert task is not None, "aiosmtpd calls its hooks from the connection's task"
             # There is no hook for a client that goes without a word.
             task.add_done_callback(lambda _: self._gone(server))
-            await smtp.begin()
+            try:
+                await smtp.begin()
+            except BaseException:
+                # What comes next finds no session that never began.
+                self._gone(server)
+                raise
         return connection
 
     def _gone(self, server: Server) -> None:
@@ -327,6 +339,8 @@ class MilterHandler:
         if "\0" in address:
             return _BAD_CHARACTER
         connection = await self._connection(server, session)
+        if connection.smtp.over:
+            return self.say(server, envelope, _CLOSING)
         # aiosmtpd ends a message that is too large without telling anybody.
         await self._give_up(connection)
         answer = await self._ask_app("MAIL", server, session, envelope, address, mail_options)
@@ -337,8 +351,7 @@ class MilterHandler:
         reply = await connection.smtp.mail(address, *mail_options, macros=macros)
         if reply is not None:
             connection.in_message = False
-            envelope.mail_from = None
-            envelope.mail_options.clear()
+            _forget(envelope)
             return self.say(server, envelope, reply)
         if answer is None:
             envelope.mail_from = address
@@ -357,6 +370,8 @@ class MilterHandler:
         if "\0" in address:
             return _BAD_CHARACTER
         connection = await self._connection(server, session)
+        if not connection.open:
+            return _NO_MESSAGE
         before = list(envelope.rcpt_tos), list(envelope.rcpt_options)
         answer = await self._ask_app("RCPT", server, session, envelope, address, rcpt_options)
         if answer is not None and _refuses(answer):
@@ -384,21 +399,28 @@ class MilterHandler:
             The reply that refuses it, or None.
         """
         connection = await self._connection(server, session)
+        if not connection.open:
+            # aiosmtpd may still have an Envelope, after an exception in the application. Filters
+            # would not be asked about what is no message of theirs.
+            _forget(envelope)
+            return _NO_MESSAGE
+        if connection.data_told:
+            return None
         connection.data_told = True
         reply = await connection.smtp.data()
         if reply is None:
             return None
-        connection.data_told = False
+        # Filters have decided, and would not be asked again if the client said DATA once more.
+        await self._give_up(connection)
+        _forget(envelope)
         return self.say(server, envelope, reply)
 
     async def handle_DATA(self, server: Server, session: Session, envelope: Envelope) -> str:
         """The content has come."""
+        refusal = await self.data(server, session, envelope)
+        if refusal is not None:
+            return refusal
         connection = await self._connection(server, session)
-        if not connection.data_told:
-            refusal = await self.data(server, session, envelope)
-            if refusal is not None:
-                await self._give_up(connection)
-                return refusal
         queue_id = connection.smtp.queue_id
         before = self._message(connection, envelope)
         result = await connection.smtp.content(before)
@@ -534,6 +556,14 @@ def _rejected(address: str, status: str) -> RejectedRecipient:
     match = _STATUS.match(status)
     enhanced, text = (match[2], match[3]) if match else (None, None)
     return RejectedRecipient(address, enhanced or f"{status[:1]}.1.1", text or "User unknown")
+
+
+def _forget(envelope: Envelope) -> None:
+    """The message in hand is over, and MAIL comes next."""
+    envelope.mail_from = None
+    envelope.mail_options.clear()
+    envelope.rcpt_tos.clear()
+    envelope.rcpt_options.clear()
 
 
 def _content(envelope: Envelope) -> bytes:

@@ -261,6 +261,74 @@ def test_421_closes_the_connection(tmp_path: Path, make: Any, step: str) -> None
                 assert b"" == file.read()
 
 
+@pytest.mark.parametrize("make", [Controller, aiosmtpd.controller.Controller])
+def test_no_way_around_a_refused_data(tmp_path: Path, make: Any) -> None:
+    """After a refusal at DATA the message is over: saying DATA again is no way past the filter."""
+    app = Keeper()
+    with filter_at(tmp_path / "s", T=[packet("r"), C]) as simple:
+        with serving(MilterHandler(simple.spec, app=app), make) as port, client(port) as smtp:
+            smtp.ehlo()
+            smtp.mail("a@example.org")
+            smtp.rcpt("b@example.com")
+            if smtp.docmd("DATA")[0] == 354:
+                smtp.send(MAIL + b".\r\n")
+                assert REJECTED == said(smtp.getreply())
+            assert 503 == smtp.docmd("DATA")[0]
+            assert 503 == smtp.rcpt("b@example.com")[0]
+            smtp.sendmail("a@example.org", ["c@example.com"], MAIL)
+    assert [["c@example.com"]] == [to for _, to, _ in app.mails]
+
+
+@pytest.mark.parametrize("make", [Controller, aiosmtpd.controller.Controller])
+def test_no_way_around_after_an_exception(tmp_path: Path, make: Any) -> None:
+    """Where the application raised, aiosmtpd keeps the Envelope; no content comes unfiltered."""
+
+    class Broken(Keeper):
+        async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+            await super().handle_DATA(server, session, envelope)
+            if len(self.mails) == 1:
+                raise KeyError("ours")
+            return "250 ok"
+
+        async def handle_exception(self, error: Exception) -> str:
+            return f"451 {error!r}"
+
+    app = Broken()
+    with filter_at(tmp_path / "s") as simple:
+        with serving(MilterHandler(simple.spec, app=app), make) as port, client(port) as smtp:
+            smtp.ehlo()
+            smtp.mail("a@example.org")
+            smtp.rcpt("b@example.com")
+            assert (451, "KeyError('ours')") == said(smtp.data(MAIL))
+            code, _ = smtp.docmd("DATA")
+            if code == 354:
+                smtp.send(b"Subject: unseen\r\n\r\n.\r\n")
+                code, _ = smtp.getreply()
+            assert 503 == code
+            smtp.rset()
+            smtp.sendmail("a@example.org", ["c@example.com"], MAIL)
+    assert [["b@example.com"], ["c@example.com"]] == [to for _, to, _ in app.mails]
+
+
+def test_pipelined_commands_after_421(tmp_path: Path) -> None:
+    """What a client has sent behind a command that is answered 421 delivers nothing."""
+    app = Keeper()
+    goes = packet("y", b"421 4.7.0 go away\0")
+    with filter_at(tmp_path / "s", R=[C, goes]) as simple:
+        with serving(MilterHandler(simple.spec, app=app)) as port, client(port) as smtp:
+            assert smtp.sock is not None
+            smtp.ehlo()
+            smtp.sock.sendall(
+                b"MAIL FROM:<a@b.org>\r\nRCPT TO:<c@d.org>\r\nRCPT TO:<e@d.org>\r\n"
+                b"RCPT TO:<f@d.org>\r\nDATA\r\nSubject: x\r\n\r\n.\r\n"
+            )
+            said_ = b""
+            while piece := smtp.sock.recv(4096):
+                said_ += piece
+        assert b"421 4.7.0 go away\r\n" in said_
+    assert [] == app.mails
+
+
 # -- the client ----------------------------------------------------------------------------------
 
 
