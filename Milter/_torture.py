@@ -89,7 +89,10 @@ class Failure:
         lines = [str(self.error)]
         if self.rule not in lines[0]:
             lines.append(f"  rule: {self.rule}")
-        lines.append(f"  {about}, first with seed {self.first.seed}, play {self.first.number}")
+        if self.first == PLAIN:
+            lines.append("  with a plain message already")
+        else:
+            lines.append(f"  {about}, first with seed {self.first.seed}, play {self.first.number}")
         if self.play.attack is not None:
             lines.append(f"  attack: {self.play.attack.name}")
         if self.play.end.how != "quit":
@@ -157,6 +160,7 @@ def torture(
     must still serve a plain message.
 
     It is for filters that no mail server depends on at the time: they see mail that there is not.
+    A filter that does not answer a plain message in the first place is not tortured any further.
 
     Args:
         target: where the filter is, or a function that returns a new connection to it.
@@ -403,7 +407,7 @@ class _Torture:
                 state.refused += 1
         except ProtocolError as error:
             rule: str = error.rule
-            step = protocol.waiting_for or "" if rule not in _BY_ROW else ""
+            step = "" if rule in _BY_ROW else protocol.waiting_for or ""
             return _Found(error, rule, step, wire.record)
         except MilterError as error:
             return _Found(error, RULES["answer"], protocol.waiting_for or "", wire.record)
@@ -647,7 +651,10 @@ class _Course:
             if fields is None:
                 self.broke(f"says a malformed {reply.name}", RULES["layout"], packet)
             if reply.letter == lib.SMFIR_REPLYCODE:
-                parse_reply(fields[1][0] or b"", self.torture.strict)
+                try:
+                    parse_reply(fields[1][0] or b"", self.torture.strict)
+                except ProtocolError as error:
+                    self.broke(f"says {error.args[0]}", error.rule, packet)
             if reply.kind != lib.MLT_REPLY_PROGRESS:
                 letters.append(reply.letter)
         return letters

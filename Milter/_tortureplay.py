@@ -124,8 +124,8 @@ class End(NamedTuple):
     word. ``half``: closed for writing, and read to its end. ``stay``: left open, while another
     connection brings a message."""
     after: Optional[int] = None
-    """So many bytes of the last move are written before, and no answer is waited for; None: it is
-    played to its end. Not with ``quit``."""
+    """So many bytes of the last move (and those joined to it) are written before, and no answer is
+    waited for; None: it is played to its end. Not with ``quit``."""
 
 
 QUIT: Final = End()

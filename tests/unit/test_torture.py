@@ -113,6 +113,7 @@ def until(rule: str) -> Callable[[Play, Optional[mta.MilterError]], bool]:
 # -- planted faults ------------------------------------------------------------------------------
 
 
+@pytest.mark.row(199)
 @pytest.mark.slow
 def test_nothing_wrong_with_a_right_filter(start: Start) -> None:
     """The filter without a fault breaks no rule, also of those that libmilter breaks."""
@@ -123,6 +124,7 @@ def test_nothing_wrong_with_a_right_filter(start: Start) -> None:
     assert "no rule broken" in str(report)
 
 
+@pytest.mark.row(199)
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_faults(start: Start, fault: str) -> None:
@@ -164,6 +166,7 @@ def test_what_a_failure_says(start: Start) -> None:
     (failure,) = report.failures
     assert not report.ok
     assert "1 rule broken" in str(report)
+    assert "with a plain message already" in str(report)
     text = str(failure)
     assert "a malformed CONTINUE with 1 bytes of data" in text
     assert "wire spec 1.4: exact length" in text
@@ -333,6 +336,7 @@ def test_opendkim(start: Start, tmp_path: Path) -> None:
     assert [] == known_to_libmilter(report)
 
 
+@pytest.mark.row(199)
 @pytest.mark.parametrize("kind", ["plain", "lists", "extras", "noreply", "nocallback"])
 def test_our_filters(start: Start, tmp_path: Path, kind: str) -> None:
     """A filter on our package breaks no rule, also of those that libmilter breaks."""
