@@ -65,6 +65,7 @@ TIMEOUTS: Final = mta.Timeouts.all(10.0)
 
 _LISTENING: Final = 20.0  # seconds until a program must listen
 _ENDING: Final = 5.0  # seconds that it gets after SIGTERM
+_NUDGE: Final = 0.3  # seconds until it is reminded
 _PAUSE: Final = 0.02  # seconds between two looks
 
 
@@ -178,10 +179,24 @@ class ProcessFilter(RemoteFilter):
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(_ENDING)
+                self._wait_for_end()
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+
+    def _wait_for_end(self) -> None:
+        """Waits until it has ended.
+
+        Raises:
+            subprocess.TimeoutExpired: it does not.
+        """
+        try:
+            self.process.wait(min(_NUDGE, _ENDING))
+        except subprocess.TimeoutExpired:
+            # libmilter looks every five seconds, or when somebody connects, whether it is to end.
+            with contextlib.suppress(mta.MilterError):
+                self.open(1.0).close()
+            self.process.wait(_ENDING)
 
 
 def _replaced(text: str, words: Mapping[str, str]) -> str:
