@@ -1176,6 +1176,39 @@ def test_half_a_packet_counts() -> None:
     assert (3, C[:3]) == (caught.value.packet, caught.value.data)
 
 
+def test_copies() -> None:
+    """A copy says what would come later, has nothing of what was read, and leaves the original."""
+    conversation = agreed()
+    conversation.mail("<a@b>")
+    conversation.receive(C[:3])
+    copy = conversation.copy()
+    assert copy.waiting_for == "mail"
+    assert mta.Verdict(mta.Kind.CONTINUE) == answer(copy)
+    assert copy.rcpt("<c@d>").data == packet("R", b"<c@d>\0")
+    assert conversation.waiting_for == "mail"
+    assert mta.Verdict(mta.Kind.CONTINUE) == answer(conversation, C[3:])
+    assert packet("R", b"<c@d>\0") == conversation.rcpt("<c@d>").data
+
+
+def test_packets_are_counted() -> None:
+    """What either side has sent is counted, macros too, and what is not sent is not."""
+    conversation = mta.Protocol()
+    counts = [conversation.packets]
+    conversation.negotiate()
+    counts.append(conversation.packets)
+    answer(conversation, options(protocol=0x2))
+    counts.append(conversation.packets)
+    conversation.helo("h")  # not wanted
+    counts.append(conversation.packets)
+    conversation.helo("h", {"i": "x"})  # but the macros are sent
+    counts.append(conversation.packets)
+    conversation.mail("<>", macros={})
+    counts.append(conversation.packets)
+    answer(conversation)
+    counts.append(conversation.packets)
+    assert [0, 1, 2, 2, 3, 5, 6] == counts
+
+
 def test_error_sticks() -> None:
     """After an error every step is refused, and every look for an answer raises it again."""
     conversation = agreed()
