@@ -426,7 +426,8 @@ class MilterHandler:
         result = await connection.smtp.content(before)
         connection.in_message = connection.data_told = False
         connection.params = {}
-        _change(envelope, before, result.message)
+        if result.modifications:
+            _change(envelope, before, result.message)
         about = Handled(
             result, queue_id, connection.client, session.host_name or "", server.hostname
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import select
 import socket
 from collections.abc import Coroutine
 from pathlib import Path
@@ -111,6 +112,39 @@ def test_a_word_too_early_is_no_answer() -> None:
             await session.negotiate()
             with pytest.raises(mta.ProtocolError, match="nothing was asked"):
                 await session.helo("h")
+
+    run(play())
+    script.done()
+
+
+def test_a_word_too_early_that_was_not_read_yet() -> None:
+    """Nor is what still lies in the socket when the step is sent."""
+    script = Script((OFFER, ALL), (b"", C), hold=True)
+    sock: Any = Pieces(script.ours, [len(ALL)])
+
+    async def play() -> None:
+        async with AsyncSession(sock, timeouts=mta.Timeouts.all(PATIENCE)) as session:
+            await session.negotiate()
+            assert select.select([script.ours], [], [], PATIENCE)[0], "it has come"
+            with pytest.raises(mta.ProtocolError, match="nothing was asked"):
+                await session.helo("h")
+
+    run(play())
+
+
+def test_the_end_of_a_message_has_a_time_that_nothing_prolongs() -> None:
+    """A filter that says at the end of a message that it still works may do so for eom_total."""
+    busy = packet("p")
+    script = Script((OFFER, options(protocol=0x27F)), (packet("E"), busy), hold=True)
+
+    async def play() -> None:
+        timeouts = mta.Timeouts(reply=PATIENCE, eom=3600, eom_total=0.05)
+        async with session_of(script, timeouts=timeouts) as session:
+            await session.negotiate()
+            for step in (session.mail("<a@b>"), session.rcpt("<c@d>"), session.data()):
+                await step
+            with pytest.raises(mta.FilterTimeout, match="eom"):
+                await session.eom()
 
     run(play())
     script.done()
