@@ -24,6 +24,7 @@ from typing import Callable, NamedTuple, Optional, TypeVar, Union
 from Milter._conversation import Macros, Outgoing, Protocol
 from Milter._dialogue import HOSTNAME, Answer, Outcome, RejectedRecipient, Result, SmtpClient, Step
 from Milter._engine import lib
+from Milter._heldmessage import HeldMessage, server_fault
 from Milter._message import (
     Message,
     Modification,
@@ -375,17 +376,27 @@ class SmtpDialogue(abc.ABC):
         self._give(macros)
         ruling = self._discard
         changes: list[tuple[int, Modification]] = []
+        held = HeldMessage(message, self.profile.name)
         if ruling is None:
             for link in self._links:
                 passed = link.standing if link.gone else None
                 if not link.gone and not link.done:
-                    passed, made = yield from self._contents(link, message)
+                    passed, made = yield from self._contents(link, held.seen())
                     changes += [(link.number, change) for change in made]
-                    message = self._apply(link, message, made)
+                    self._apply(link, held, made)
+                    fault = server_fault(made, self.profile.name)
+                    if fault is not None and passed is None:
+                        verdict = Verdict(Kind.TEMPFAIL, 451, "4.3.5")
+                        passed = Ruling(verdict, SmtpReply.of(fault))
                 if passed is not None:
                     ruling = passed
                     break
-        result = self._result(message, ruling, tuple(change for _, change in changes))
+                if self.profile.name == "postfix" and any(
+                    isinstance(change, Quarantine) for _, change in changes
+                ):
+                    # It asks no filter behind one that puts the message aside.
+                    break
+        result = self._result(held.stored(), ruling, tuple(change for _, change in changes))
         yield from self._ended(ruling)
         if ruling is not None and ruling.reply is not None and ruling.reply.closes:
             self.over = True
@@ -620,16 +631,10 @@ class SmtpDialogue(abc.ABC):
             return None
         return self._ruling(verdict, "content", "")
 
-    def _apply(self, link: Link, message: Message, changes: tuple[Modification, ...]) -> Message:
-        """The message after the changes of one filter, as this MTA makes them."""
-        assert link.protocol.options is not None or not changes
-        if not changes or link.protocol.options is None:
-            return message
-        return message.apply(
-            changes,
-            leading_space=link.protocol.options.leading_space,
-            renumber=self.profile.name != "sendmail",
-        )
+    def _apply(self, link: Link, held: HeldMessage, changes: tuple[Modification, ...]) -> None:
+        """Makes the changes of one filter, as this MTA makes them."""
+        options = link.protocol.options
+        held.change(changes, leading_space=options is not None and options.leading_space)
 
     def _result(
         self, message: Message, ruling: Optional[Ruling], changes: tuple[Modification, ...]

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from Milter._conversation import Event, Macros, Outgoing, Protocol
 from Milter._dialogue import Answer, Outcome, RejectedRecipient, Result, SmtpClient, Step
+from Milter._heldmessage import HeldMessage
 from Milter._mailserver import MailServer, SmtpSession
 from Milter._message import (
     AddHeader,
@@ -90,6 +91,7 @@ __all__ = [
     "Filter",
     "FilterTimeout",
     "Header",
+    "HeldMessage",
     "InsertHeader",
     "Kind",
     "Macros",

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import os
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
-
-def arguments() -> tuple[str, ...]:
-    """What pytest must be told to load the plugin, where it is not installed."""
-    points = entry_points()
-    # Python 3.9 has a dict of groups there.
-    group = (
-        points.select(group="pytest11") if hasattr(points, "select") else points.get("pytest11", [])
-    )
-    return () if any(each.name == "milter" for each in group) else ("-p", "Milter.pytest_plugin")
+#: Loads the plugin, whether it is installed or not: not by its entry point, but by its name.
+ARGUMENTS = ("-p", "no:milter", "-p", "Milter.pytest_plugin")
 
 
 def run(pytester: pytest.Pytester, *args: str) -> pytest.RunResult:
@@ -27,4 +19,4 @@ def run(pytester: pytest.Pytester, *args: str) -> pytest.RunResult:
     path = os.pathsep.join([str(pytester.path), str(Path(__file__).resolve().parents[2])])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", path)
-        return pytester.runpytest_subprocess(*arguments(), "-p", "no:cacheprovider", *args)
+        return pytester.runpytest_subprocess(*ARGUMENTS, "-p", "no:cacheprovider", *args)

@@ -12,7 +12,9 @@ from Milter import mta
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "mta.md"
 SPEC = "unix:/run/filter.sock"
-EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+_ALL = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+EXAMPLES = [example for example in _ALL if SPEC in example]
+WITHOUT_FILTER = [example for example in _ALL if SPEC not in example]
 
 
 @pytest.mark.parametrize("number", range(4))
@@ -24,7 +26,6 @@ def test_examples(
 ) -> None:
     """Each example runs, only with another socket; its own assertions hold."""
     assert 4 == len(EXAMPLES)
-    assert SPEC in EXAMPLES[number]
     monkeypatch.chdir(tmp_path)
     Path("message.eml").write_bytes(b"Subject: hi\n\nhello\n")
     replies = {"E": packet("h", b"X-Checked\0yes\0") + C}
@@ -41,6 +42,13 @@ def test_examples(
         "continue (AddHeader(name='X-Checked', value='yes'),)\n",
         "",
     ][number] == capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_examples_without_a_filter(number: int) -> None:
+    """These run by themselves; their own assertions hold."""
+    assert 2 == len(WITHOUT_FILTER)
+    exec(compile(WITHOUT_FILTER[number], str(PAGE), "exec"), {})
 
 
 def test_names_are_documented() -> None:

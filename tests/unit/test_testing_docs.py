@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from plugin_support import arguments
+from plugin_support import ARGUMENTS
 
 from Milter import strategies, testing
 
@@ -24,7 +24,7 @@ BLOCKS = re.findall(r"^```(python|console)\n(.*?)^```$", TUTORIAL, re.DOTALL | r
 def printed(command: str, directory: Path) -> str:
     """What a command prints, without durations and blanks at the ends of lines."""
     program, *args = shlex.split(command)
-    module = ["-m", "pytest", *arguments(), "-p", "no:cacheprovider"] if program == "pytest" else []
+    module = ["-m", "pytest", *ARGUMENTS, "-p", "no:cacheprovider"] if program == "pytest" else []
     result = subprocess.run(
         [sys.executable, *module, *args],
         cwd=directory,
