@@ -17,6 +17,7 @@ Registered as the pytest plugin ``milter`` on installation; ``-p no:milter`` lea
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Callable, Optional
@@ -26,7 +27,7 @@ import pytest
 if TYPE_CHECKING:
     from Milter import mta, testing
 
-_KITS: pytest.StashKey[list[testing.Kit]] = pytest.StashKey()
+_KITS = "_milter_kits"  # of a test's item; a stash came with pytest 7
 
 
 @pytest.fixture
@@ -37,8 +38,8 @@ def milter(
     from Milter import testing
 
     scratch = tmp_path_factory.mktemp("milter")
-    with testing.Kit(request.path.parent, scratch) as kit:
-        request.node.stash.setdefault(_KITS, []).append(kit)
+    with testing.Kit(_folder(request), scratch) as kit:
+        setattr(request.node, _KITS, [*getattr(request.node, _KITS, ()), kit])
         yield kit
 
 
@@ -47,16 +48,24 @@ def mail(request: pytest.FixtureRequest) -> Callable[..., mta.Message]:
     """Makes messages, from files beside the test or from parts; see Milter.testing.mail."""
     from Milter import testing
 
-    return functools.partial(testing.mail, directory=request.path.parent)
+    return functools.partial(testing.mail, directory=_folder(request))
 
 
-@pytest.hookimpl(wrapper=True)
+def _folder(request: pytest.FixtureRequest) -> str:
+    """Where the test's file is."""
+    where: Any = request  # `path` is there from pytest 7 on, `fspath` up to 8
+    return os.path.dirname(str(where.path if hasattr(where, "path") else where.fspath))
+
+
+# Not the newer wrapper=True, at which an older pluggy would fail every run of pytest.
+@pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+) -> Generator[None, Any, None]:
     """Adds to the report of a failed test what the filters did."""
-    report = yield
-    kits = item.stash.get(_KITS, None)
+    outcome = yield
+    report: pytest.TestReport = outcome.get_result()
+    kits: list[testing.Kit] = getattr(item, _KITS, [])
     if kits and report.failed and report.when == "call":
         from Milter import testing
 
@@ -72,7 +81,6 @@ def pytest_runtest_makereport(
             if told != 1:
                 _add(report, "milter dialogue", kit.story)
             _add(report, "filter output", kit.output)
-    return report
 
 
 def _add(report: pytest.TestReport, title: str, text: str) -> None:

@@ -39,7 +39,7 @@ from typing import Any, Callable, Final, Optional, Union
 from Milter import mta
 from Milter._conversation import Macros, Outgoing
 from Milter._dialogue import Answer
-from Milter._direct import Factory, LocalFilter, MemoryFilter, ThreadFilter, socket_path
+from Milter._direct import Factory, MemoryFilter, ThreadFilter, socket_path
 from Milter._mtasocket import open_socket
 from Milter._smtpsession import Connect, Operation
 from Milter._testmail import Source, mail
@@ -267,8 +267,7 @@ class Client:
         self.crashes: list[BaseException] = []
         self._strict = strict
         self._stack = contextlib.ExitStack()
-        self._server = _Server(
-            self,
+        self._server = mta.MailServer(
             *[mta.Filter(each.spec, default_action, timeouts) for each in filters],
             profile=profile,
             strict=strict,
@@ -388,9 +387,9 @@ class Client:
         """Raises what has gone wrong since the last time."""
         crashes: list[BaseException] = []
         for each in self.filters:
-            if isinstance(each, LocalFilter):
-                crashes += each.crashes
-                each.crashes.clear()
+            noted = getattr(each, "crashes", [])
+            crashes += noted
+            noted.clear()
         if self.failures == "answer":
             self.crashes += crashes
             return
@@ -408,14 +407,6 @@ class Client:
             else:
                 lines += [*outcome_lines(each), *changes_of(each), ""]
         return "\n".join(lines).rstrip()
-
-
-class _Server(mta.MailServer):
-    """The mail server that a client is."""
-
-    def __init__(self, client: Client, *filters: mta.Filter, **options: Any) -> None:
-        super().__init__(*filters, **options)
-        self.client = client
 
 
 class Session(mta.SmtpSession):

@@ -79,6 +79,7 @@ def test_stopped_after_the_test(marks: pytest.Pytester) -> None:
     marks.makepyfile(
         """
         import threading
+        import time
         from marks import Marks
 
         before = threading.active_count()
@@ -90,6 +91,9 @@ def test_stopped_after_the_test(marks: pytest.Pytester) -> None:
             assert False
 
         def test_two():
+            deadline = time.monotonic() + 10
+            while threading.active_count() > before and time.monotonic() < deadline:
+                time.sleep(0.005)
             assert threading.active_count() == before
         """
     )
