@@ -675,6 +675,14 @@ class AsyncSmtpSession:
         """The name of the message in hand, in the macro ``i``."""
         return self._dialogue.queue_id
 
+    def count_from(self, number: int) -> None:
+        """Sets how many messages there have been, of which the name of the next one is made.
+
+        Args:
+            number: for servers in which several sessions share their names, those of all.
+        """
+        self._dialogue._queue_ids = number
+
     @property
     def sessions(self) -> dict[int, AsyncSession]:
         """The connections that are open, by the filter's number."""

@@ -27,6 +27,7 @@ import abc
 import asyncio
 import inspect
 import ipaddress
+import itertools
 import logging
 import mailbox
 import os
@@ -84,7 +85,8 @@ class Handled:
 
     Attributes:
         result: what becomes of it, all steps and changes included.
-        queue_id: the name that it has in replies and in the macro ``i``.
+        queue_id: the name that it has in replies and in the macro ``i``; no other message of the
+            same handler has it.
         client: who brought it, as the filters were told.
         helo: how the client introduced itself.
         hostname: what the server calls itself.
@@ -194,6 +196,7 @@ class MilterHandler:
         self.app = app
         self._client = client or client_of
         self._on_result = on_result
+        self._messages = itertools.count()
         self._connections: WeakKeyDictionary[Server, _Connection] = WeakKeyDictionary()
 
     # -- hooks that are the application's ---------------------------------------------------------
@@ -236,7 +239,10 @@ class MilterHandler:
         connection = self._connections.get(server)
         if connection is None:
             client = self._client(session)
-            macros = _daemon_macros(server)
+            # Only what this kind of server tells of: all that is given is told all filters.
+            told = {name for names in self.server.profile.macros.values() for name in names}
+            address = _daemon_macros(server).items()
+            macros = {name: value for name, value in address if name in told}
             smtp = self.server.session(client, helo="", macros=macros)
             connection = self._connections[server] = _Connection(smtp, client)
             task = asyncio.current_task()
@@ -348,6 +354,7 @@ class MilterHandler:
             return str(answer)
         macros = {**_tls_macros(server), **_auth_macros(session, connection)}
         connection.in_message = True
+        connection.smtp.count_from(next(self._messages))
         reply = await connection.smtp.mail(address, *mail_options, macros=macros)
         if reply is not None:
             connection.in_message = False
@@ -595,7 +602,9 @@ def _daemon_macros(server: Server) -> dict[str, str]:
     transport = server.transport
     assert transport is not None
     name = transport.get_extra_info("sockname")
-    return {"{daemon_addr}": str(name[0])} if isinstance(name, tuple) else {}
+    if not isinstance(name, tuple):
+        return {}
+    return {"{daemon_addr}": str(name[0]), "{if_addr}": str(name[0])}
 
 
 def _tls_macros(server: Server) -> dict[str, str]:

@@ -8,6 +8,7 @@ Replies are those of wire spec 2.7 and of the scripts; packets by hand.
 from __future__ import annotations
 
 import contextlib
+import copy
 import mailbox
 import shutil
 import smtplib
@@ -329,6 +330,20 @@ def test_pipelined_commands_after_421(tmp_path: Path) -> None:
     assert [] == app.mails
 
 
+def test_no_two_messages_have_the_same_name(tmp_path: Path) -> None:
+    """Queue ids are different, on one connection and on several."""
+    seen: list[Any] = []
+    with filter_at(tmp_path / "s") as simple:
+        with serving(MilterHandler(simple.spec, on_result=seen.append)) as port:
+            for _ in range(2):
+                with client(port) as smtp:
+                    for _ in range(2):
+                        smtp.sendmail("a@example.org", ["b@example.com"], MAIL)
+    assert 4 == len({about.queue_id for about in seen})
+    for about in seen:
+        assert about.result.reply.endswith(f" {about.queue_id}")
+
+
 # -- the client ----------------------------------------------------------------------------------
 
 
@@ -563,6 +578,64 @@ def test_filters_in_a_row(tmp_path: Path) -> None:
                     smtp.sendmail("a@example.org", ["b@example.com"], MAIL)
         assert b"LX-One\x001\0" in two.packets
     assert b"X-One: 1\r\nX-Two: 2\r\n\r\n" in app.mails[0][2]
+
+
+# -- as the mail server that sends no mail ---
+
+LIKE: dict[str, dict[str, Any]] = {
+    "goes on": {},
+    "a recipient refused": {"R": [packet("y", b"550 5.1.1 no\0"), C]},
+    "all recipients refused": {"R": packet("t")},
+    "the sender refused": {"M": packet("r")},
+    "DATA refused": {"T": packet("t")},
+    "a header refused": {"L": [C, packet("r")]},
+    "accepted early": {"N": packet("a")},
+    "discarded": {"R": packet("d")},
+    "changed": {"E": packet("h", b"X\0y\0") + packet("+", b"<n@example.com>\0") + packet("a")},
+    "quarantined": {"E": packet("q", b"why\0") + C},
+    "fails": {"B": packet("h", b"X\0y\0")},
+    "the client refused": {"C": packet("r")},
+    "few steps": {"O": options(protocol=0x10 | 0x20 | 0x40 | 0x2)},
+}
+
+
+@pytest.mark.parametrize("case", LIKE)
+@pytest.mark.parametrize("profile", ["postfix", "sendmail"])
+def test_a_filter_cannot_tell_it_from_the_mail_server(
+    tmp_path: Path, case: str, profile: str
+) -> None:
+    """It is told the same as by mta.MailServer, which real Postfix and Sendmail judge."""
+    client_ = mta.SmtpClient("mail.example.org", "192.0.2.1", 2525)
+    recipients = ["1@example.com", "2@example.com"]
+    fresh = copy.deepcopy(LIKE[case])
+    params = [f"SIZE={len(MAIL)}"]
+    with Simple(tmp_path / "1", fresh) as first:
+        envelope = "<a@example.org>", [f"<{address}>" for address in recipients], params
+        message = mta.Message.from_bytes(MAIL, *envelope)
+        with mta.MailServer(first.spec, profile=profile, strict=False) as server:
+            result = server.send(message, client=client_, helo="client.example.org")
+    fresh = copy.deepcopy(LIKE[case])
+    seen: list[Any] = []
+    with Simple(tmp_path / "2", fresh) as simple:
+        handler = MilterHandler(
+            simple.spec, profile=profile, client=lambda _: client_, on_result=seen.append
+        )
+        with serving(handler) as port:
+            # aiosmtpd's own connection; Postfix takes no leave of a filter that refuses the client.
+            last = "C" if case == "the client refused" and profile == "postfix" else "Q"
+            eventually(lambda: simple.letters[-1:] == [last])
+            begun = len(simple.packets)
+            with client(port) as smtp:
+                with contextlib.suppress(smtplib.SMTPException):
+                    smtp.sendmail("a@example.org", recipients, MAIL)
+                smtp.quit()
+        told = simple.packets[begun:]
+    assert first.packets == told
+    for about in seen:
+        assert result.outcome is about.result.outcome
+        assert result.modifications == about.result.modifications
+        assert result.message == about.result.message
+        assert result.reply == about.result.reply
 
 
 # -- SMTPUTF8, AUTH, TLS -------------------------------------------------------------------------
