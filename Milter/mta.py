@@ -70,6 +70,7 @@ from Milter._mtasession import LOCALHOST, Session, connect
 from Milter._mtasocket import parse_spec
 from Milter._profiles import POSTFIX, PROFILES, SENDMAIL, Profile, Timeouts
 from Milter._smtpsession import Filter, SmtpReply
+from Milter._torture import Failure, Report, replay, torture
 
 __all__ = [
     "DEFAULT_ACTIONS",
@@ -88,6 +89,7 @@ __all__ = [
     "DeleteHeader",
     "DeleteRecipient",
     "Event",
+    "Failure",
     "Filter",
     "FilterTimeout",
     "Header",
@@ -110,6 +112,7 @@ __all__ = [
     "Recipient",
     "RejectedRecipient",
     "ReplaceBody",
+    "Report",
     "Result",
     "Session",
     "SmtpClient",
@@ -125,4 +128,6 @@ __all__ = [
     "connect",
     "parse_spec",
     "protocol_names",
+    "replay",
+    "torture",
 ]

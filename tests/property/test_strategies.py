@@ -12,7 +12,6 @@ from hypothesis import Phase, find, given, settings
 import Milter
 from Milter import mta, strategies, testing
 
-
 pytestmark = pytest.mark.one_mode("in memory each connection has its thread")
 
 
