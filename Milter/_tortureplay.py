@@ -167,7 +167,7 @@ class Play:
 
     def to_json(self) -> str:
         """Returns the play as JSON of one line; what is as in the plainest play is left out."""
-        value = _differing(self, Play())
+        value = {"seed": self.seed, "number": self.number, **_differing(self, Play())}
         if self.moves:
             value["moves"] = [{"step": each.step, **_differing(each, _MOVE)} for each in self.moves]
         if self.attack is not None:
@@ -183,6 +183,7 @@ class Play:
         """
         try:
             value = json.loads(text)
+            seed, number = value.pop("seed"), value.pop("number")
             moves = []
             for each in value.pop("moves", ()):
                 macros = each.pop("macros", None)
@@ -203,7 +204,8 @@ class Play:
                 value["end"] = End(*value["end"])
             version, actions, protocol = value.pop("offer", OFFER)
             cuts = tuple(value.pop("cuts", ()))
-            return cls(offer=(version, actions, protocol), cuts=cuts, moves=tuple(moves), **value)
+            offer = (version, actions, protocol)
+            return cls(seed, number, offer, cuts, tuple(moves), **value)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"this is no play: {error!r}") from None
 
