@@ -14,6 +14,8 @@ from Milter._dialogue import Outcome, Result, Step
 from Milter._message import Message, Modification, Text, bare, from_wire, shown, to_wire
 
 _WIDTH: Final = 100  # characters of what a step was about, before it is cut
+_LONGEST: Final = 200  # characters of a line of a diff, likewise
+_MOST: Final = 200  # lines of a diff that are shown
 
 
 class Failure(AssertionError):
@@ -298,7 +300,12 @@ def changes_of(report: Report) -> list[str]:
 
 
 def diff(before: Message, after: Message) -> list[str]:
-    """Returns the lines of a diff of envelope, headers and body; none where they are the same."""
+    """Returns the lines of a diff of envelope, headers and body; none where they are the same.
+
+    Long lines are cut, and so is a diff of very many lines.
+    """
     from Milter._cli.show import diff as lines_of  # as `send` shows it
 
-    return lines_of(before, after)
+    lines = lines_of(before, after)
+    cut = [line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..." for line in lines]
+    return cut if len(cut) <= _MOST else [*cut[:_MOST], f"... and {len(cut) - _MOST} lines more"]

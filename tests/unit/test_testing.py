@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import re
 import socket
 import sys
 import threading
@@ -490,6 +491,21 @@ def test_failures_of_refused(client: testing.Client) -> None:
         report.assert_tempfailed(450)
     with pytest.raises(testing.Failure, match=r"expected: tempfailed, with 4\.7\.2"):
         report.assert_tempfailed(enhanced="4.7.2")
+
+
+def test_failures_are_not_endless() -> None:
+    """Of large bodies the text shows so much as a human can read, and says that there is more."""
+
+    class Fills(Milter.Base):
+        def eom(self) -> int:
+            self.replacebody(b"x" * 300000 + b"\r\n" + b"line\r\n" * 500)
+            return Milter.ACCEPT
+
+    with testing.direct(Fills) as client:
+        text = str(client.send(body="one\n"))
+    assert 20000 > len(text)
+    assert f"  +{'x' * 196}...\n" in text
+    assert re.search(r"\.\.\. and 30[0-9] lines more$", text)
 
 
 def test_assert_message(client: testing.Client, tmp_path: Path) -> None:
