@@ -50,6 +50,7 @@ __all__ = [
     "Failure",
     "Kit",
     "Report",
+    "Session",
     "StartError",
     "at",
     "chain",
