@@ -64,8 +64,8 @@ class MailServer:
         profile: ``postfix`` or ``sendmail``, or a Profile.
         default_action: for filters that have none of their own; see :class:`Filter`.
         hostname: what it calls itself.
-        strict: see :class:`Milter.mta.Protocol`. An error that this finds counts as any other
-            failure of the filter: the default action is taken.
+        strict: what a filter may not do, but mail servers put up with, counts as any other failure
+            of it, too: the default action is taken; see :class:`Milter.mta.Protocol`.
 
     Raises:
         ValueError: no such profile or action.
@@ -77,7 +77,7 @@ class MailServer:
         profile: Union[str, Profile] = POSTFIX,
         default_action: Optional[str] = None,
         hostname: str = HOSTNAME,
-        strict: bool = True,
+        strict: bool = False,
     ) -> None:
         """Connects to nothing yet."""
         self.profile = profile_of(profile)

@@ -540,8 +540,8 @@ class AsyncMailServer:
         profile: ``postfix`` or ``sendmail``, or a Profile.
         default_action: for filters that have none of their own; see :class:`Milter.mta.Filter`.
         hostname: what it calls itself.
-        strict: see :class:`Milter.mta.Protocol`. An error that this finds counts as any other
-            failure of the filter: the default action is taken.
+        strict: what a filter may not do, but mail servers put up with, counts as any other failure
+            of it, too: the default action is taken; see :class:`Milter.mta.Protocol`.
 
     Raises:
         ValueError: no such profile or action.
@@ -553,7 +553,7 @@ class AsyncMailServer:
         profile: Union[str, Profile] = POSTFIX,
         default_action: Optional[str] = None,
         hostname: str = HOSTNAME,
-        strict: bool = True,
+        strict: bool = False,
     ) -> None:
         """Connects to nothing yet."""
         self._server = MailServer(
@@ -681,7 +681,7 @@ class AsyncSmtpSession:
         Args:
             number: for servers in which several sessions share their names, those of all.
         """
-        self._dialogue._queue_ids = number
+        self._dialogue.message_count = number
 
     @property
     def sessions(self) -> dict[int, AsyncSession]:

@@ -161,8 +161,7 @@ class SendmailDialogue(SmtpDialogue):
         self._refused.append(self.steps[-1])
         return self._reply(ruling)
 
-    def data(self, macros: Optional[Macros] = None) -> Script[Optional[SmtpReply]]:
-        self._give(macros)
+    def _data(self) -> Script[Optional[SmtpReply]]:
         ruling = yield from self._event(
             "data",
             lambda link: lambda protocol: protocol.data(self._macros(link, lib.SMFIM_DATA)),

@@ -222,7 +222,9 @@ class SmtpDialogue(abc.ABC):
         """What was played since the last result, RSET, or the beginning."""
         self.over = False
         """The connection to the client is to be closed: after a reply of 421, and QUIT."""
-        self._queue_ids = 0
+        self.message_count = 0
+        """How many messages began; their names go by it."""
+        self._data_refused: Optional[SmtpReply] = None
         self._values: dict[str, Text] = {}
         self._given: dict[str, Text] = {}
         self._drop()
@@ -240,7 +242,7 @@ class SmtpDialogue(abc.ABC):
     @property
     def queue_id(self) -> str:
         """The name of the message in hand, in the macro ``i``."""
-        return from_wire(to_wire(self._given.get("i", f"{0x4A5B6C0000 + self._queue_ids:X}")))
+        return from_wire(to_wire(self._given.get("i", f"{0x4A5B6C0000 + self.message_count:X}")))
 
     # -- the SMTP session ------------------------------------------------------------------------
 
@@ -268,6 +270,10 @@ class SmtpDialogue(abc.ABC):
                 "{if_addr}": "127.0.0.1",
                 "v": self.profile.software,
                 "_": str(client),
+                "{client_name}": client.name,
+                "{client_ptr}": client.name,
+                "{client_addr}": client.address or "unknown",
+                "{client_port}": str(client.port),
             }
         )
         return (yield from self._connect(client))
@@ -342,9 +348,16 @@ class SmtpDialogue(abc.ABC):
     ) -> Script[Optional[SmtpReply]]:
         """RCPT to all filters."""
 
-    @abc.abstractmethod
     def data(self, macros: Optional[Macros] = None) -> Script[Optional[SmtpReply]]:
-        """The client says DATA; after a recipient."""
+        """The client says DATA; after a recipient. Refused once, it is refused until a reset."""
+        self._give(macros)
+        if self._data_refused is None:
+            self._data_refused = yield from self._data()
+        return self._data_refused
+
+    @abc.abstractmethod
+    def _data(self) -> Script[Optional[SmtpReply]]:
+        """DATA to all filters."""
 
     @abc.abstractmethod
     def reset(self) -> Script[None]:
@@ -374,6 +387,8 @@ class SmtpDialogue(abc.ABC):
             What becomes of it.
         """
         self._give(macros)
+        if self._data_refused is not None:
+            return self.refused(message, self._data_refused)
         ruling = self._discard
         changes: list[tuple[int, Modification]] = []
         held = HeldMessage(message, self.profile.name)
@@ -426,13 +441,14 @@ class SmtpDialogue(abc.ABC):
 
     def _begin(self, sender: str) -> None:
         """A message begins."""
-        self._queue_ids += 1
+        self.message_count += 1
         self._values.pop("i", None)
         self._tell(mail_addr=bare(sender), mail_host=domain(sender), mail_mailer=self._mailer())
 
     def _drop(self) -> None:
         """No message is in hand."""
         self._in_message = False
+        self._data_refused = None
         self._discard: Optional[Ruling] = None
         self._quarantine: Optional[str] = None
         self._refused: list[Step] = []

@@ -71,6 +71,7 @@ from Milter._mtasocket import parse_spec
 from Milter._profiles import POSTFIX, PROFILES, SENDMAIL, Profile, Timeouts
 from Milter._smtpsession import Filter, SmtpReply
 from Milter._torture import Failure, Report, replay, torture
+from Milter._tortureplay import Play
 
 __all__ = [
     "DEFAULT_ACTIONS",
@@ -104,6 +105,7 @@ __all__ = [
     "Options",
     "Outcome",
     "Outgoing",
+    "Play",
     "Profile",
     "Progress",
     "Protocol",
@@ -131,3 +133,12 @@ __all__ = [
     "replay",
     "torture",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Gives the asyncio client's names; asyncio is not for those to import who do without."""
+    if name in ("AsyncMailServer", "AsyncSession", "AsyncSmtpSession", "connect_async"):
+        from Milter import _mtaasync
+
+        return getattr(_mtaasync, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -141,7 +141,6 @@ def test_nothing_changed(tmp_path: Path, eml: Path, capsys: pytest.CaptureFixtur
     [
         (b"hello\r\nthere\r\n", [" hello", "+there"]),
         (b"", ["-hello"]),
-        (b"hello", ["-hello", "+hello  (without a line end)"]),
         (b"\x1b[1m\t\xff\r\n", ["-hello", "+\\x1b[1m\t\\udcff"]),
         (b"-hello\r\n@@ x\r\n", ["-hello", "+-hello", "+@@ x"]),
     ],
@@ -157,6 +156,15 @@ def test_diff_of_the_body(
     with Simple(tmp_path / "s", {"E": packet("b", body) + C}) as simple:
         lines, _ = run(capsys, "send", "--socket", simple.spec, eml)
     assert ["", "@@ body", *expected] == lines[-2 - len(expected) :]
+
+
+def test_new_body_without_its_last_line_end(
+    tmp_path: Path, eml: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Postfix stores a line end there, so that nothing has changed."""
+    with Simple(tmp_path / "s", {"E": packet("b", b"hello") + C}) as simple:
+        lines, _ = run(capsys, "send", "--socket", simple.spec, eml)
+    assert "accepted, with 1 change: 250 2.0.0 Ok: queued as 4A5B6C0001" == lines[-1]
 
 
 def test_diff_of_a_large_body(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

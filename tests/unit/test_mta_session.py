@@ -642,3 +642,19 @@ def test_importing_opens_nothing() -> None:
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
     )
     assert "[]\n1 True\n" == done.stdout
+
+
+@pytest.mark.parametrize("profile", ["postfix", "sendmail"])
+def test_data_refused_stays_refused(profile: str, tmp_path: Path) -> None:
+    """A second DATA, or a content all the same, does not slip past a filter that refused it."""
+    with Simple(tmp_path / "s", {"T": packet("r")}) as simple:
+        server = mta.MailServer(simple.spec, profile=profile)
+        message = mta.Message.from_bytes(b"Subject: hi\n\nhello\n", "<a@b>", ["<c@d>"])
+        with server.session() as smtp:
+            assert smtp.mail("<a@b>") is None
+            assert smtp.rcpt("<c@d>") is None
+            assert [550, 550] == [reply.code for reply in (smtp.data(), smtp.data()) if reply]
+            assert mta.Outcome.REJECTED is smtp.content(message).outcome
+            smtp.reset()
+            assert smtp.mail("<a@b>") is None
+    assert "L" not in simple.letters
