@@ -13,6 +13,7 @@ Source: wire spec 8.9, row 199.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -63,6 +64,9 @@ _MESSAGE_AWAY: Final[int] = sum(
 # -- what comes of it ----------------------------------------------------------------------------
 
 
+_REPLAY_WIDTH: Final = 2000  # characters of a play that is printed whole
+
+
 @dataclass(frozen=True)
 class Failure:
     """A rule that the filter broke.
@@ -99,8 +103,17 @@ class Failure:
             lines.append(f"  the MTA's end of it: {self.play.end.how}")
         for who, data in self.transcript:
             lines.append(f"  {'>' if who == 'mta' else '<'} {hex_of(data)}")
-        lines.append(f"  replay: {self.play.to_json()}")
+        lines.append(f"  replay: {self._replay()}")
         return "\n".join(lines)
+
+    def _replay(self) -> str:
+        """The play, as :meth:`Play.from_json` reads it; where it is long, how it was made."""
+        text = self.play.to_json()
+        if len(text) <= _REPLAY_WIDTH:
+            return text
+        seed, number = self.first.seed, self.first.number
+        improved = make_play(seed, number) != self.first
+        return json.dumps({"make": [seed, number, improved]})
 
 
 @dataclass(frozen=True)

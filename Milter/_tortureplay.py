@@ -178,11 +178,16 @@ class Play:
     def from_json(cls, text: str) -> Play:
         """Returns the play that :meth:`to_json` wrote down.
 
+        ``{"make": [SEED, NUMBER, IMPROVED]}`` is the play of that number in a torture.
+
         Raises:
             ValueError: it is none.
         """
         try:
             value = json.loads(text)
+            if "make" in value:
+                seed, number, improved = value["make"]
+                return make_play(int(seed), int(number), bool(improved))
             seed, number = value.pop("seed"), value.pop("number")
             moves = []
             for each in value.pop("moves", ()):

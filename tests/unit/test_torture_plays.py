@@ -9,6 +9,8 @@ import pytest
 from mta_support import agreed, hexed, options, packet
 
 from Milter import mta
+from Milter._mtacodec import ProtocolError
+from Milter._torture import Failure
 from Milter._tortureplay import ATTACKS, OFFER, PLAIN, End, Move, Play, make_play, moves_of, simpler
 from Milter._torturewire import Vanished, Wire
 
@@ -223,3 +225,19 @@ def test_rest() -> None:
         theirs.shutdown(socket.SHUT_WR)
         assert (b"", True) == wire.rest(10, half=True)
         assert b"" == theirs.recv(10)
+
+
+@pytest.mark.parametrize("improved", [False, True])
+def test_a_long_play_is_named_by_what_made_it(improved: bool) -> None:
+    """Beyond two thousand characters a failure prints seed and number, which make it again."""
+    long = next(
+        play
+        for play in (make_play(7, number, improved) for number in range(1000))
+        if len(play.to_json()) > 2000 and (not improved or play != make_play(7, play.number))
+    )
+    failure = Failure("a rule", ProtocolError("no", "a rule"), long, long)
+    _, _, text = str(failure).partition("replay: ")
+    assert len(text) < 60
+    assert long == Play.from_json(text)
+    short = Failure("a rule", ProtocolError("no", "a rule"), Play(1, 2), long)
+    assert str(short).endswith("replay: " + Play(1, 2).to_json())
