@@ -11,11 +11,10 @@ from typing import Callable, Optional
 from Milter._conversation import Macros, Outgoing, Protocol
 from Milter._dialogue import SmtpClient
 from Milter._engine import lib
-from Milter._message import (
-    shown,
-)
-from Milter._mtacodec import Kind, MilterError, Verdict
+from Milter._message import Message, Modification, shown
+from Milter._mtacodec import NO_REPLY, Kind, MilterError, Verdict
 from Milter._smtpsession import (
+    Exchange,
     Link,
     Ruling,
     Script,
@@ -231,6 +230,19 @@ class PostfixDialogue(SmtpDialogue):
 
     def _accepted(self) -> str:
         return f"250 2.0.0 Ok: queued as {self.queue_id}"
+
+    def _contents(
+        self, link: Link, message: Message
+    ) -> Script[tuple[Optional[Ruling], tuple[Modification, ...]]]:
+        if link.pending:
+            # smtpd writes what it has before it hands the connection over to cleanup.
+            written, link.pending = (link.pending,), b""
+            try:
+                yield Exchange(link.number, written, Outgoing("data", b"", NO_REPLY))
+            except MilterError as error:
+                yield from self._failed(link, error, "", "data")
+                return link.standing, ()
+        return (yield from super()._contents(link, message))
 
     def _writes(self, link: Link, outgoing: Outgoing) -> tuple[bytes, ...]:
         link.pending += outgoing.data
