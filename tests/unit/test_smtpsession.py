@@ -96,5 +96,25 @@ def test_postfix_writes_once_what_is_not_answered() -> None:
 @pytest.mark.parametrize("protocol", [0, NO_REPLIES])
 def test_sendmail_writes_each_packet(protocol: int) -> None:
     """Each packet has a write of its own, whether it is answered or not."""
-    expected = "O D C D H D M A D M D R T L N B D E Q".split()
+    expected = [
+        "O",
+        "D",
+        "C",
+        "D",
+        "H",
+        "D",
+        "M",
+        "A",
+        "D",
+        "M",
+        "D",
+        "R",
+        "T",
+        "L",
+        "N",
+        "B",
+        "D",
+        "E",
+        "Q",
+    ]
     assert expected == Drive("sendmail", protocol).session()
