@@ -1,0 +1,253 @@
+"""``demo``: shows a filter at work on real SMTP.
+
+Owns the running of filter, SMTP server and client together: Milter.testing starts the filter, as a
+process of its own, Milter.smtp is the server, and smtplib the client. All of them on loopback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import smtplib
+import sys
+import tempfile
+import threading
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from Milter._cli.arguments import add_colour
+from Milter._cli.command import Command
+from Milter._cli.messages import Source, parse, sources
+from Milter._cli.output import ACCEPTED, FAILED, Failure, complain, say, use_colours
+from Milter._cli.show import say_diff, say_outcome
+from Milter._message import from_wire, shown
+from Milter.mta import PROFILES, Message
+
+if TYPE_CHECKING:
+    from Milter.smtp import Handled
+
+_EPILOG: Final = """\
+Without FILTER it is one that marks mail and refuses subjects with "!!!". The SMTP server needs
+aiosmtpd: pip install "pymilter-cffi[smtp]".
+
+examples:
+  What is a milter?
+    milterctl demo
+
+  Your own, with a message of your own, and with the mail kept:
+    milterctl demo spam.py:Spam --message message.eml --maildir mail
+
+  Go on by hand, with swaks or a mail program:
+    milterctl demo spam.py:Spam --keep
+
+exit status:
+  0  each message got a reply, whatever the filter's verdict
+  2  the filter could not be started, ended, or failed a message at its end, or an argument is wrong
+"""
+
+_OWN: Final = "Milter._cli.demofilter:Demo"
+_MESSAGES: Final = (
+    b"From: Alice <alice@example.org>\n"
+    b"To: Bob <bob@example.com>\n"
+    b"Subject: Lunch on Friday\n"
+    b"\n"
+    b"At noon?\n",
+    b"From: Mallory <mallory@example.net>\n"
+    b"To: Bob <bob@example.com>\n"
+    b"Subject: BUY NOW!!!\n"
+    b"\n"
+    b"It is the last day.\n",
+)
+_TIMEOUT: Final = 60.0  # seconds that the client waits for a reply
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments."""
+    parser.usage = "%(prog)s [options] [FILTER]"
+    add: Any = parser.add_argument
+    add(
+        "filter",
+        nargs="?",
+        default=_OWN,
+        metavar="FILTER",
+        help="FILE:CLASS, MODULE:CLASS, or a program, as for run (default: a small one for show)",
+    )
+    add(
+        "--message",
+        action="append",
+        dest="messages",
+        metavar="FILE",
+        help="a message to send, as for send; more than once for several (default: two for show)",
+    )
+    add("--keep", action="store_true", help="then go on listening, until Ctrl-C")
+    add("--port", type=int, metavar="PORT", help="where to listen (default: one that is free)")
+    add(
+        "--maildir",
+        metavar="DIR",
+        help="where mail lands (default: one that is removed at the end)",
+    )
+    add(
+        "--profile",
+        choices=sorted(PROFILES),
+        default="postfix",
+        help="as which mail server it asks the filter (default: postfix)",
+    )
+    add_colour(parser)
+
+
+class _Demo:
+    """What is shown, message by message."""
+
+    def __init__(self, maildir: str) -> None:
+        self.maildir = maildir
+        self.seen: set[str] = set()
+        self.results: list[Handled] = []
+        self.errors: list[str] = []
+
+    def on_result(self, handled: Handled) -> None:
+        """Takes what the filter said of a message; in the server's thread."""
+        self.results.append(handled)
+        self.errors += [str(error) for error in handled.result.errors]
+
+    def send(self, port: int, message: Message) -> None:
+        """Sends a message as any client does, and shows what became of it."""
+        self.results.clear()
+        with smtplib.SMTP("127.0.0.1", port, "localhost", _TIMEOUT) as client:
+            if self._talk(client, message):
+                say("")
+        for handled in self.results:
+            say("what became of it:", "bold")
+            say_outcome(handled.result)
+            say_diff(message, handled.result.message)
+        self.landed()
+
+    def _talk(self, client: smtplib.SMTP, message: Message) -> bool:
+        """Returns whether the message's content was sent."""
+
+        def said(command: str, reply: tuple[int, bytes]) -> bool:
+            say(f"> {shown(command)}", "cyan")
+            for line in from_wire(reply[1]).split("\n"):
+                say(f"< {reply[0]} {shown(line)}", "" if reply[0] < 400 else "red")
+            return reply[0] < 400
+
+        if not said("EHLO localhost", client.ehlo()):
+            return False
+        if not said(f"MAIL FROM:{message.sender}", client.mail(message.sender)):
+            return False
+        kept = [said(f"RCPT TO:{to.address}", client.rcpt(to.address)) for to in message.recipients]
+        if not any(kept):
+            return False
+        try:
+            said("DATA, and the message", client.data(message.as_bytes()))
+        except smtplib.SMTPDataError as error:
+            refusal = error.smtp_error
+            said(
+                "DATA", (error.smtp_code, refusal.encode() if isinstance(refusal, str) else refusal)
+            )
+            return False
+        return True
+
+    def landed(self) -> None:
+        """Shows what is new in the maildir."""
+        say("")
+        before, self.seen = self.seen, self.files()
+        for place in sorted(self.seen - before):
+            say(f"what landed in {shown(place)}:", "bold")
+            with open(place, "rb") as file:
+                lines = from_wire(file.read()).splitlines()
+            for line in lines:
+                say("  " + "\t".join(shown(part) for part in line.split("\t")))
+        if not self.seen - before:
+            say("nothing landed in the maildir", "bold")
+
+    def files(self) -> set[str]:
+        """The files in the maildir, and in the folder for what is quarantined."""
+        folders = [self.maildir, os.path.join(self.maildir, ".quarantine")]
+        places = [os.path.join(folder, part) for folder in folders for part in ("new", "cur")]
+        return {
+            os.path.join(place, name)
+            for place in places
+            if os.path.isdir(place)
+            for name in os.listdir(place)
+        }
+
+
+def _messages(names: list[str]) -> list[tuple[str, Message]]:
+    found = list(sources(names)) if names else []
+    if not names:
+        found = [Source(f"message {n}", data, True) for n, data in enumerate(_MESSAGES, 1)]
+    return [(source.name, parse(source, None, None, False)) for source in found]
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Shows one filter."""
+    use_colours(arguments.color)
+    messages = _messages(arguments.messages)
+    try:
+        from Milter.smtp import Controller, Maildir, MilterHandler
+    except ImportError as error:
+        raise Failure(str(error)) from None
+    from Milter import testing
+
+    with contextlib.ExitStack() as stack:
+        # Ended by a signal, too, the filter does not stay behind.
+        before = signal.signal(signal.SIGTERM, _interrupt)
+        stack.callback(signal.signal, signal.SIGTERM, before)
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="milterctl-"))
+        command = [sys.executable, "-m", "Milter", "run", arguments.filter, "--socket", "{socket}"]
+        try:
+            running = testing.ProcessFilter(command, directory)
+        except testing.StartError as error:
+            last = str(error).rstrip().split("\n")[-1]
+            raise Failure(last.partition(" run: ")[2] or last) from None
+        stack.callback(running.stop)
+        demo = _Demo(arguments.maildir or os.path.join(directory, "mail"))
+        handler = MilterHandler(
+            running.spec,
+            app=Maildir(demo.maildir),
+            profile=arguments.profile,
+            on_result=demo.on_result,
+        )
+        demo.seen = demo.files()
+        port: int = arguments.port or testing._free_port()
+        controller = Controller(handler, hostname="127.0.0.1", port=port)
+        controller.start()
+        stack.callback(controller.stop)
+        title = "a small filter of our own" if arguments.filter == _OWN else arguments.filter
+        say(f"An SMTP server on 127.0.0.1 port {port} asks {shown(title)}.", "green")
+        for name, message in messages:
+            say(f"\n== {shown(name)}", "bold")
+            try:
+                demo.send(port, message)
+            except smtplib.SMTPException as error:
+                raise Failure(f"{name}: {error}") from None
+        if arguments.keep:
+            _keep(port, demo.maildir)
+        elif running.process.poll() is not None:
+            demo.errors.append("the filter has ended")
+        for text in demo.errors:
+            complain(COMMAND.name, text)
+        return FAILED if demo.errors else ACCEPTED
+
+
+def _keep(port: int, maildir: str) -> None:
+    """Waits until somebody has seen enough."""
+    say(f"\nIt goes on listening, and mail lands in {shown(maildir)}. Try it:", "green")
+    say(f"  swaks --server 127.0.0.1:{port} --from alice@example.org --to bob@example.com")
+    say("Ctrl-C ends it.")
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
+
+
+COMMAND: Final = Command(
+    "demo",
+    "show a filter at work on real SMTP, with an SMTP server and a client on loopback",
+    _EPILOG,
+    _add,
+    _run,
+)

@@ -1,0 +1,138 @@
+"""``python -m Milter demo``: a filter, an SMTP server and a client, and what is shown of them."""
+
+from __future__ import annotations
+
+import mailbox
+import re
+import signal
+import smtplib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli_support import COMMAND, ENVIRONMENT, process
+
+import Milter
+from Milter import _cli
+
+FILTER = """\
+import Milter
+
+
+class Picky(Milter.Base):
+    def envrcpt(self, to, *params):
+        return Milter.REJECT if to == "<bob@example.com>" else Milter.CONTINUE
+
+    def eom(self):
+        self.quarantine("strange")
+        return Milter.CONTINUE
+"""
+
+
+def subjects(maildir: Path) -> list[str]:
+    """Of the messages in a maildir."""
+    return [message["Subject"] for message in mailbox.Maildir(str(maildir), create=False)]
+
+
+def test_without_a_filter(tmp_path: Path) -> None:
+    """One message is marked and lands in the maildir, the other is refused; both replies stand."""
+    done = process("demo", "--maildir", tmp_path / "mail", cwd=tmp_path)
+    assert (0, "") == (done.returncode, done.stderr)
+    lines = done.stdout.splitlines()
+    assert "> MAIL FROM:<alice@example.org>" in lines
+    assert "-Subject: Lunch on Friday" in lines
+    assert "+Subject: [checked] Lunch on Friday" in lines
+    assert "< 550 5.7.1 Please do not shout" in lines
+    assert 1 == lines.count("nothing landed in the maildir")
+    assert 1 == sum(line.startswith(f"what landed in {tmp_path}/mail/new/") for line in lines)
+    assert ["[checked] Lunch on Friday"] == subjects(tmp_path / "mail")
+
+
+def test_filter_and_message(tmp_path: Path) -> None:
+    """The user's filter and message: a refused recipient, and a quarantined message."""
+    (tmp_path / "picky.py").write_text(FILTER)
+    (tmp_path / "one.eml").write_text("From: a@x.org\nTo: bob@example.com\nSubject: s\n\nb\n")
+    (tmp_path / "two.eml").write_text(
+        "From: a@x.org\nTo: bob@example.com, carol@example.com\nSubject: t\n\nb\n"
+    )
+    done = process(
+        *("demo", "picky.py:Picky", "--message", "one.eml", "--message", "two.eml"),
+        *("--maildir", "mail"),
+        cwd=tmp_path,
+    )
+    assert (0, "") == (done.returncode, done.stderr)
+    one, two = done.stdout.split("\n== two.eml\n")
+    assert "> RCPT TO:<bob@example.com>\n< 550 5.7.1 " in one
+    assert "> DATA" not in one
+    assert "nothing landed" in one
+    assert "> RCPT TO:<bob@example.com>\n< 550 5.7.1 " in two
+    assert "> RCPT TO:<carol@example.com>\n< 250 " in two
+    assert "and quarantined: strange" in two
+    assert "what landed in mail/.quarantine/new/" in two
+    assert ["t"] == subjects(tmp_path / "mail" / ".quarantine")
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "expected"),
+    [
+        ("import nothing_like_it\n", "f.py:F", "f.py:1: ModuleNotFoundError"),
+        ("import Milter\nclass F(\n", "f.py:F", "f.py:2: SyntaxError"),
+        ("", "f.py:F", "f.py: no class F"),
+        ("", "g.py:F", "g.py: No such file"),
+    ],
+)
+def test_broken_filter(tmp_path: Path, code: str, name: str, expected: str) -> None:
+    """What is wrong with the filter is said in one line, with its place."""
+    (tmp_path / "f.py").write_text(code)
+    done = process("demo", name, cwd=tmp_path)
+    assert (2, "") == (done.returncode, done.stdout)
+    assert 1 == done.stderr.count("\n")
+    assert done.stderr.startswith("python -m Milter demo: ")
+    assert expected in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_keep(tmp_path: Path, number: signal.Signals) -> None:
+    """It goes on as it says until a signal comes, and leaves nothing behind but the mail."""
+    scratch = tmp_path / "t"
+    scratch.mkdir()
+    with subprocess.Popen(
+        [*COMMAND, "demo", "--keep", "--maildir", "mail"],
+        cwd=tmp_path,
+        env={**ENVIRONMENT, "TMPDIR": str(scratch)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        try:
+            assert child.stdout is not None
+            shown = ""
+            while "Ctrl-C ends it." not in shown:
+                line = child.stdout.readline()
+                assert line, shown
+                shown += line
+            swaks = re.search(r"swaks --server 127\.0\.0\.1:(\d+) ", shown)
+            assert swaks is not None
+            assert any(scratch.iterdir())
+            with smtplib.SMTP("127.0.0.1", int(swaks[1]), timeout=30) as client:
+                client.sendmail("a@x.org", ["b@y.org"], b"Subject: later\r\n\r\nhi\r\n")
+            child.send_signal(number)
+            assert 0 == child.wait(60)
+        finally:
+            child.kill()
+    assert ["[checked] Lunch on Friday", "[checked] later"] == sorted(subjects(tmp_path / "mail"))
+    assert [] == list(scratch.iterdir())
+
+
+def test_without_aiosmtpd(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line says what to install."""
+    monkeypatch.delitem(sys.modules, "Milter._smtpserver", raising=False)
+    monkeypatch.delattr(Milter, "_smtpserver", raising=False)
+    for name in ("aiosmtpd", "aiosmtpd.controller", "aiosmtpd.smtp"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert 2 == _cli.main(["demo"])
+    out, err = capsys.readouterr()
+    assert ("", 1) == (out, err.count("\n"))
+    assert 'pip install "pymilter-cffi[smtp]"' in err
