@@ -7,7 +7,7 @@ export PYTHON
 .PHONY: help demo test lint format build bench bench-check clean
 
 help:
-	@echo "make demo    build into a private environment, play a message through sample.py"
+	@echo "make demo    build into a private environment, send a message through an SMTP server and sample.py"
 	@echo "make test    set up what the tests need, and run them all"
 	@echo "             (some of those in Python: make test ONLY=tests/unit)"
 	@echo "make lint    ruff, mypy and clang-format"
