@@ -19,4 +19,5 @@ def run(pytester: pytest.Pytester, *args: str) -> pytest.RunResult:
     path = os.pathsep.join([str(pytester.path), str(Path(__file__).resolve().parents[2])])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", path)
+        patch.delenv("CI", raising=False)  # where it is set, pytest's summary is another
         return pytester.runpytest_subprocess(*ARGUMENTS, "-p", "no:cacheprovider", *args)
