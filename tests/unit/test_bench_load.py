@@ -581,7 +581,7 @@ def test_unasked(load: Generator) -> None:
         return negotiation(ALL_QUIET) if letter == "O" else loud(letter, count)
 
     with load.against(answering):
-        status, result = load.run("--connections", "1", "--messages", "10")
+        status, result = load.run("--connections", "1", "--messages", "500")
     assert 1 == status
     assert 0 < int(str(result["errors"]))
 
