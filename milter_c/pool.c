@@ -979,6 +979,9 @@ static int go(mlt_worker *worker, int count)
     worker->streak++;
     if (atomic_load_explicit(&pool->lacking, memory_order_relaxed))
         ask_for_thread(worker);
+    /* Callbacks that need no answer would not send what waits, however many there are. */
+    if (worker->answers > 0 && now_us() - worker->first_answer >= ANSWER_DELAY)
+        send_own_answers(worker);
     if (atomic_load_explicit(&pool->slow[step], memory_order_relaxed) > 0) {
         if (worker->answers > 0)
             send_own_answers(worker);

@@ -11,9 +11,17 @@ import pytest
 # The harness is a package beside the test directories, not part of the distribution.
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-# Servers run in threads of this process, so a first example may be slow: no deadline per example.
-hypothesis.settings.register_profile("here", deadline=None, print_blob=True)
-hypothesis.settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
+# Nothing is timed: servers run in threads of this process, and other tests beside it, so an example
+# and the making of its data may be slow.
+hypothesis.settings.register_profile(
+    "here",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    print_blob=True,
+)
+hypothesis.settings.register_profile(
+    "ci", parent=hypothesis.settings.get_profile("here"), derandomize=True
+)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "here")
 
 

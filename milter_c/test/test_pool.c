@@ -1420,6 +1420,45 @@ TEST(pool_own_answers_wait)
     end_house(it);
 }
 
+/* Wants no answer to unknown commands. */
+static int quiet(hand *me, session *of, mlt_view *view, const mlt_event *event)
+{
+    if (event->step == MLT_STEP_NEGOTIATE)
+        view->protocol = SMFIP_NR_UNKN;
+    return obey(me, of, view, event);
+}
+
+/* An answer is not held up for longer than a tenth of a millisecond by callbacks that need none. */
+TEST(pool_answer_before_quiet_callbacks)
+{
+    house *it = prepare();
+    mlt_server_settings(it->server)->negotiate = true;
+    it->filter = quiet;
+    it->options.threads = 1;
+    it->options.threshold = NEVER;
+    begin(it);
+    int blocker = dial_in(it);
+    int asking = dial_in(it);
+    int busy = dial_in(it);
+    int last = dial_in(it);
+    CHECK(put_text(blocker, 'H', "b0"));
+    WAIT_UNTIL(waiting_at(it, 0) == 1);
+    CHECK(put_text(asking, 'H', "q"));
+    CHECK(say(busy, "z5"));
+    CHECK(say(last, "b1"));
+    open_gate(it, 0);
+    WAIT_UNTIL(waiting_at(it, 1) == 1);
+    CHECK(hear(asking, 1));
+    CHECK_INT(1, waiting_at(it, 1));
+    open_gate(it, 1);
+    CHECK(hear(blocker, 1));
+    close(blocker);
+    close(asking);
+    close(busy);
+    close(last);
+    end_house(it);
+}
+
 /* ------------------------------------------------------------------------------------------ */
 /* Ends */
 
