@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import os
 import shutil
 import socket
 import struct
@@ -42,7 +43,7 @@ def test_sdist_holds_nothing_built(sdist: Path) -> None:
 
 
 def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
-    """The three import names, the engine and the typing files, and no tests and no C."""
+    """The import names, the engine, the typing files and the man page, and no tests and no C."""
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     engines = {name for name in names if name.startswith("Milter/_engine.") and ".so" in name}
@@ -57,7 +58,9 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
             and name.endswith((".py", ".pyi", "py.typed"))
         )
     }
-    assert expected == names - engines
+    (page,) = [name for name in names if ".data/" in name]
+    assert page.endswith(".data/data/share/man/man1/milterctl.1")
+    assert expected == names - engines - {page}
     assert "Milter/py.typed" in names
 
 
@@ -104,6 +107,17 @@ def test_version(installed: Path, tmp_path: Path) -> None:
 def test_command_line(installed: Path, tmp_path: Path) -> None:
     """``python -m Milter --help`` says how to send a message."""
     assert "send" in run(installed, "-m", "Milter", "--help", cwd=tmp_path)
+
+
+@pytest.mark.skipif(shutil.which("man") is None, reason="not here: no man")
+def test_man_page(installed: Path) -> None:
+    """man finds the page of the command that is on the path."""
+    environment = {**os.environ, "PATH": f"{installed.parent}:{os.environ['PATH']}"}
+    environment.pop("MANPATH", None)
+    page = subprocess.run(
+        ["man", "-w", "milterctl"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert f"{installed.parents[1]}/share/man/man1/milterctl.1\n" == page.stdout
 
 
 def test_pip_check(installed: Path, tmp_path: Path) -> None:
