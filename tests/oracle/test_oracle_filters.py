@@ -30,7 +30,14 @@ from sidebyside import (
 
 pytestmark = pytest.mark.oracle
 
-FILTERS = sorted(path.stem for path in (HERE / "filters").glob("*.py"))
+#: Filters that are played once for each of these arguments, which stand behind a colon here.
+ARGUMENTS = {"exception_policy": ("CONTINUE", "REJECT", "TEMPFAIL")}
+
+FILTERS = sorted(
+    f"{path.stem}:{argument}" if argument else path.stem
+    for path in (HERE / "filters").glob("*.py")
+    for argument in ARGUMENTS.get(path.stem, ("",))
+)
 
 #: Filters whose other threads or handlers let SIGTERM end them otherwise under pymilter, in which
 #: a thread that was started before runmilter takes the signal and dies of it (docs/porting.md).
@@ -228,6 +235,7 @@ class Script:
         directory.mkdir()
         # Not all of them stay who they are.
         directory.chmod(0o777)
+        script, _, argument = name.partition(":")
         self.socket = side.directory / f"{name}.sock"
         self.socket.unlink(missing_ok=True)
         with open(directory / "out", "wb") as out, open(directory / "err", "wb") as err:
@@ -235,8 +243,9 @@ class Script:
                 [
                     str(side.python),
                     "-u",
-                    str(HERE / "filters" / f"{name}.py"),
+                    str(HERE / "filters" / f"{script}.py"),
                     f"unix:{self.socket}",
+                    *([argument] if argument else []),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=out,
