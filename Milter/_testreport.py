@@ -10,11 +10,12 @@ import os
 from collections.abc import Iterable
 from typing import Final, NoReturn, Optional, Union
 
-from Milter._dialogue import Outcome, Result, Step
+from Milter import _inwords
+from Milter._dialogue import Outcome, Result
+from Milter._inwords import outcome_lines, step_lines
 from Milter._message import Message, Modification, Text, bare, from_wire, shown, to_wire
 
-_WIDTH: Final = 100  # characters of what a step was about, before it is cut
-_LONGEST: Final = 200  # characters of a line of a diff, likewise
+_LONGEST: Final = 200  # characters of a line of a diff, before it is cut
 _MOST: Final = 200  # lines of a diff that are shown
 
 
@@ -79,7 +80,7 @@ class Report(Result):
         lines = ["The dialogue:"]
         for step in self.steps:
             lines += [f"  {line}" for line in step_lines(step)]
-        lines += [f"  {line}" for line in outcome_lines(self)]
+        lines += [f"  {line}" for line in end_lines(self)]
         changes = changes_of(self)
         if changes:
             lines += ["", "The message as sent (-) and afterwards (+):"]
@@ -271,26 +272,9 @@ def _listed(things: Iterable[object]) -> str:
     return ", ".join(str(thing) for thing in things) or "none"
 
 
-def step_lines(step: Step) -> list[str]:
-    """Returns a step and its answer, in words."""
-    about = step.argument if len(step.argument) <= _WIDTH else step.argument[: _WIDTH - 3] + "..."
-    lines = [f"{step.name:<8} {step.verdict.kind.value:<9} {about}".rstrip()]
-    if step.verdict.raw:
-        lines += [f"{'':9}{shown(line)}" for line in from_wire(step.verdict.raw).split("\r\n")]
-    if step.answer.progress:
-        lines.append(f"{'':9}still at work (said {step.answer.progress} times)")
-    lines += [f"{'':9}{change}" for change in step.answer.modifications]
-    return lines
-
-
-def outcome_lines(result: Result) -> list[str]:
-    """Returns what became of a message, in words."""
-    first, *more = result.reply.split("\r\n")
-    lines = [f"{result.outcome.value}: {shown(first)}"]
-    lines += [f"{'':9}{shown(line)}" for line in more]
-    if result.quarantine is not None:
-        lines.append(f"quarantined: {shown(result.quarantine)}")
-    return lines + [f"error: {shown(str(error))}" for error in result.errors]
+def end_lines(result: Result) -> list[str]:
+    """Returns what became of a message, and what filters did wrong, in words."""
+    return [*outcome_lines(result), *(f"error: {shown(str(error))}" for error in result.errors)]
 
 
 def changes_of(report: Report) -> list[str]:
@@ -304,8 +288,6 @@ def diff(before: Message, after: Message) -> list[str]:
 
     Long lines are cut, and so is a diff of very many lines.
     """
-    from Milter._cli.show import diff as lines_of  # as `send` shows it
-
-    lines = lines_of(before, after)
+    lines = _inwords.diff(before, after)
     cut = [line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..." for line in lines]
     return cut if len(cut) <= _MOST else [*cut[:_MOST], f"... and {len(cut) - _MOST} lines more"]

@@ -40,10 +40,11 @@ from Milter import mta
 from Milter._conversation import Macros, Outgoing
 from Milter._dialogue import Answer
 from Milter._direct import Factory, MemoryFilter, ThreadFilter, socket_path
+from Milter._inwords import step_lines
 from Milter._mtasocket import open_socket
 from Milter._smtpsession import Connect, Operation
 from Milter._testmail import Source, mail
-from Milter._testreport import Failure, Report, changes_of, diff, outcome_lines, step_lines
+from Milter._testreport import Failure, Report, changes_of, diff, end_lines
 
 __all__ = [
     "Client",
@@ -406,7 +407,7 @@ class Client:
             if isinstance(each, mta.Step):
                 lines += step_lines(each)
             else:
-                lines += [*outcome_lines(each), *changes_of(each), ""]
+                lines += [*end_lines(each), *changes_of(each), ""]
         return "\n".join(lines).rstrip()
 
 

@@ -21,7 +21,8 @@ from typing import Any, Callable, Final, Optional
 
 from Milter._cli.arguments import add_colour, seconds, whole
 from Milter._cli.command import Command
-from Milter._cli.output import ACCEPTED, FAILED, complain, count, say, use_colours
+from Milter._cli.output import ACCEPTED, FAILED, complain, say, use_colours
+from Milter._inwords import count
 from Milter._message import shown
 from Milter.mta import (
     PROFILES,

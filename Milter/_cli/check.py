@@ -8,16 +8,9 @@ from typing import Final
 
 from Milter._cli.arguments import add_colour, seconds, whole
 from Milter._cli.command import Command
-from Milter._cli.output import (
-    ACCEPTED,
-    REFUSED,
-    Failure,
-    count,
-    progress,
-    say,
-    use_colours,
-)
+from Milter._cli.output import ACCEPTED, REFUSED, Failure, progress, say, use_colours
 from Milter._engine import lib
+from Milter._inwords import count
 from Milter._message import shown
 from Milter._mtacodec import COMMANDS
 from Milter.mta import Options, Timeouts, connect

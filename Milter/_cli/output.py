@@ -89,11 +89,6 @@ def say(text: str, style: str = "") -> None:
     put(text.encode(sys.stdout.encoding or "utf-8", "backslashreplace") + b"\n")
 
 
-def count(number: int, thing: str) -> str:
-    """Returns ``1 thing`` or ``2 things``."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
     """Shows how far it is on standard error while the block runs, if that is a terminal.

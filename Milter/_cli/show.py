@@ -1,21 +1,22 @@
-"""What a filter did to a message, in words, as a diff, and as JSON."""
+"""What a filter did to a message, as commands print it: in words, as a diff, and as JSON.
+
+The words are Milter._inwords'.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
-from collections.abc import Iterator
 from typing import Any, Final, Optional
 
-from Milter._cli.output import count, put, say
-from Milter._message import bracketed, from_wire, shown
+from Milter._cli.output import put, say
+from Milter._inwords import diff, envelope_lines, outcome_lines, step_lines
+from Milter._message import bracketed, from_wire
 from Milter.mta import (
     Message,
     MilterError,
     Modification,
     Options,
-    Outcome,
     ProtocolError,
     Result,
     Step,
@@ -23,11 +24,6 @@ from Milter.mta import (
     action_names,
     protocol_names,
 )
-
-_WIDTH: Final = 100  # characters of what a step was about, before it is cut
-
-# Lines of a body that differ, up to which difflib, whose time grows with their square, is asked.
-_LINES: Final = 2000
 
 _STYLES: Final = {
     "accept": "green",
@@ -63,104 +59,32 @@ def say_options(options: Options, title: str = "") -> None:
 
 def say_step(step: Step, title: str = "") -> None:
     """Prints a step and its answer; *title* says whose where there are several."""
-    about = step.argument if len(step.argument) <= _WIDTH else step.argument[: _WIDTH - 3] + "..."
-    kind = step.verdict.kind.value
-    say(f"{title}{step.name:<9}{kind:<10} {about}".rstrip(), _STYLES.get(kind, ""))
-    indent = " " * (len(title) + 9)
-    if step.verdict.raw:
-        for line in from_wire(step.verdict.raw).split("\r\n"):
-            say(f"{indent}{shown(line)}")
-    if step.answer.progress:
-        say(f"{indent}said {count(step.answer.progress, 'time')} that it is still at work")
-    for change in step.answer.modifications:
-        say(f"{indent}{change}")
+    _say_below(step_lines(step, title), _STYLES.get(step.verdict.kind.value, ""))
 
 
 def say_outcome(result: Result) -> None:
     """Prints what became of a message, and what the client is told."""
-    words = result.outcome.value
-    if result.outcome is Outcome.ACCEPTED:
-        if result.modifications:
-            words += f", with {count(len(result.modifications), 'change')}"
-        if result.refused:
-            words += f", but not for {count(len(result.refused), 'recipient')}"
-        if result.quarantine is not None:
-            words += f", and quarantined: {shown(result.quarantine)}"
-    lines = result.reply.split("\r\n")
-    say(f"{words}: {shown(lines[0])}", _STYLES[result.outcome.value])
-    for line in lines[1:]:
-        say(f"{'':9}{shown(line)}")
+    _say_below(outcome_lines(result), _STYLES[result.outcome.value])
+
+
+def _say_below(lines: list[str], style: str) -> None:
+    """Prints lines, the first of them in colours."""
+    for line in lines:
+        say(line, style)
+        style = ""
 
 
 # -- the message ---------------------------------------------------------------------------------
 
 
-def _envelope(message: Message) -> list[str]:
-    """The envelope, as SMTP has it."""
-    lines = [" ".join([f"MAIL FROM:{bracketed(message.sender)}", *message.sender_params])]
-    for recipient in message.recipients:
-        lines.append(" ".join([f"RCPT TO:{bracketed(recipient.address)}", *recipient.params]))
-    return [shown(line) for line in lines]
-
-
 def say_message(message: Message) -> None:
     """Prints envelope and message, the message byte by byte."""
     say("")
-    for line in _envelope(message):
+    for line in envelope_lines(message):
         say(line)
     say("")
     data = message.as_bytes(b"\n")
     put(data if data.endswith(b"\n") else data + b"\n")
-
-
-def _head(message: Message) -> list[str]:
-    """The envelope and the headers, each line of a folded one by itself."""
-    lines = [*_envelope(message), ""]
-    for header in message.headers:
-        lines += [_plain(line) for line in from_wire(header.name + b":" + header.value).split("\n")]
-    return lines
-
-
-def _plain(line: str) -> str:
-    """A line with its tabs, and what a terminal could obey written out."""
-    return "\t".join(shown(part) for part in line.split("\t"))
-
-
-def _body(message: Message) -> list[str]:
-    lines = from_wire(message.body).split("\r\n")
-    if lines[-1] == "":
-        del lines[-1]
-    elif lines != [""]:
-        lines[-1] += "  (without a line end)"
-    return [_plain(line) for line in lines]
-
-
-def _changed(before: list[str], after: list[str], what: str) -> Iterator[str]:
-    """The lines of a diff, without its titles."""
-    start = 0
-    while start < min(len(before), len(after)) and before[start] == after[start]:
-        start += 1
-    end = 0
-    while end < min(len(before), len(after)) - start and before[-1 - end] == after[-1 - end]:
-        end += 1
-    gone, come = len(before) - start - end, len(after) - start - end
-    if gone + come > _LINES:
-        yield f"@@ {what}: {count(gone, 'line')} replaced by {come}"
-        return
-    for number, line in enumerate(difflib.unified_diff(before, after, lineterm="")):
-        if number < 2:
-            continue
-        yield re.sub(r"^@@ .* @@$", f"@@ {what}", line)
-
-
-def diff(before: Message, after: Message) -> list[str]:
-    """Returns the lines of a unified diff of envelope and headers, and of the body; [] for none.
-
-    Text that is no UTF-8, and control characters, are written out.
-    """
-    lines = [*_changed(_head(before), _head(after), "envelope and headers")]
-    lines += _changed(_body(before), _body(after), "body")
-    return lines
 
 
 def say_diff(before: Message, after: Message) -> None:

@@ -459,10 +459,9 @@ def test_failures(client: testing.Client, case: str) -> None:
     assert str(caught.value).startswith(text)
     assert report is caught.value.report
     for line in (
-        "  rcpt     continue  <bob@example.com>",
+        "  rcpt     continue   <bob@example.com>",
         "           add header X-User: nobody",
-        "  accepted: 250 2.0.0 Ok: queued as",
-        "  quarantined: to be looked at",
+        "  accepted, with 6 changes, and quarantined: to be looked at: 250 2.0.0 Ok: queued as",
         "  -MAIL FROM:<alice@example.org>",
         "  +RCPT TO:<copy@example.com>",
         "  -Subject: test",
@@ -530,6 +529,6 @@ def test_kit(tmp_path: Path) -> None:
         for client in (first, second, third, fourth, kit.chain(first, second)):
             client.send("hi.eml").assert_recipients("carol@example.com", "copy@example.com")
         assert "listening on" in kit.output
-        assert 5 == kit.story.count("accepted: 250")
+        assert 5 == kit.story.count(": 250 2.0.0 Ok: queued as")
     no_more_threads(before)
     assert third.filters[0].process.poll() is not None

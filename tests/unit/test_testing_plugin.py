@@ -118,10 +118,10 @@ def test_failed_assertion(marks: pytest.Pytester) -> None:
             '>       client.send(body="old").assert_header("X-Marked", "no")',
             "E       *Failure: expected: X-Marked: no",
             "E       but was:  X-Marked: yes",
-            "E         mail     continue  <alice@example.org>",
+            "E         mail     continue   <alice@example.org>",
             "E         eom      accept",
             "E                  add header X-Marked: yes",
-            "E         accepted: 250 2.0.0 Ok*",
+            "E         accepted, with 2 changes: 250 2.0.0 Ok*",
             "E         +X-Marked: yes",
             "E         -old*",
             "E         +new",
@@ -153,11 +153,11 @@ def test_failed_plain_assert(marks: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(
         [
             "*- milter dialogue -*",
-            "mail     reject    <bad@example.net>",
+            "mail     reject     <bad@example.net>",
             "         550 5.7.1 go away",
             "rejected: 550 5.7.1 go away",
-            "mail     continue  <alice@example.org>",
-            "accepted: 250 2.0.0 Ok*",
+            "mail     continue   <alice@example.org>",
+            "accepted, with 2 changes: 250 2.0.0 Ok*",
             "+X-Marked: yes",
             "-old*",
             "+new",
@@ -201,7 +201,7 @@ def test_crash(marks: pytest.Pytester) -> None:
             "E           LookupError: no such table",
             "*marks.py:9: LookupError",
             "*- milter dialogue -*",
-            "mail     tempfail  <crash@example.net>",
+            "mail     tempfail   <crash@example.net>",
         ]
     )
 
