@@ -8,6 +8,7 @@ It knows no messages and no charsets.
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any, Protocol
 
 from Milter.sgmllib import Attributes, SGMLParser
@@ -15,6 +16,54 @@ from Milter.sgmllib import Attributes, SGMLParser
 #: A comment as browsers see it: `<!-->` and `<!--->` are complete, `--!>` ends one, too. SGML also
 #: allows blanks in `-- >`; to end a comment early can only find more scripts.
 _COMMENT = re.compile(r"<!--(?:-?>|(.*?)--(!|\s*)>)", re.DOTALL)
+
+#: A tag's name, an attribute's name with what assigns to it, and a value without quotes, as
+#: browsers cut them (HTML, section 13.2.5).
+_TAG = re.compile(r"</?([a-zA-Z][^\t\n\f\r />]*)")
+_ATTRIBUTE = re.compile(r"[\t\n\f\r /]+|[^\t\n\f\r />][^\t\n\f\r />=]*([\t\n\f\r ]*=[\t\n\f\r ]*)?")
+_UNQUOTED = re.compile(r"[^\t\n\f\r >]*")
+
+#: Elements that hold text only, which the end tag ends and nothing else. That browsers without
+#: scripts see markup in `noscript` does no harm here.
+_TEXT_ONLY = {
+    name: re.compile(rf"</{name}[\t\n\f\r />]", re.IGNORECASE | re.ASCII)
+    for name in (
+        *("title", "textarea", "style", "xmp", "iframe", "noembed", "noframes", "noscript"),
+        "plaintext",
+    )
+}
+
+
+def _no_comments_before(text: str, i: int) -> int:
+    """Return where a tag, or an element that holds text only, ends: there are no comments in it.
+
+    text[i] is the tag's "<". sys.maxsize: it does not end.
+    """
+    tag = _TAG.match(text, i)
+    if not tag:  # "</", then no name: up to the next ">"
+        j = text.find(">", i)
+        return sys.maxsize if j < 0 else j + 1
+    j = tag.end()
+    attribute = _ATTRIBUTE.match(text, j)
+    while attribute:
+        j = attribute.end()
+        quote = text[j : j + 1]
+        if attribute.group(1) and quote in ("'", '"'):
+            j = text.find(quote, j + 1) + 1
+            if not j:
+                return sys.maxsize
+        elif attribute.group(1):
+            value = _UNQUOTED.match(text, j)
+            assert value is not None
+            j = value.end()
+        attribute = _ATTRIBUTE.match(text, j)
+    if j == len(text):
+        return sys.maxsize
+    end_tag = _TEXT_ONLY.get(tag.group(1).lower())
+    if end_tag and not text.startswith("/", i + 1):
+        found = end_tag.search(text, j)
+        return found.start() if found else sys.maxsize
+    return j + 1
 
 
 class Writer(Protocol):
@@ -41,12 +90,52 @@ class SGMLFilter(SGMLParser):
         super().__init__()
         self.out = out
 
+    def reset(self) -> None:
+        """Forget all input and all open elements."""
+        super().reset()
+        #: Up to where in `rawdata` browsers see neither comments nor declarations. SGML does, as it
+        #: ends a tag at a "<", even within quotes; and a comment could hide a script. Of text that
+        #: is fed in pieces it may be too much, and what looks like a comment then hides nothing.
+        self._within = 0
+
+    def goahead(self, end: int) -> None:
+        """Parse `rawdata`, to its end if ``end`` is true, and keep what is not complete."""
+        length = len(self.rawdata)
+        super().goahead(end)
+        self._within -= length - len(self.rawdata)
+
+    def _tag_at(self, i: int, end: int) -> int:
+        if end >= 0 and i >= self._within:
+            self._within = _no_comments_before(self.rawdata, i)
+        return end
+
+    def parse_starttag(self, i: int) -> int:
+        """Handle a start tag."""
+        return self._tag_at(i, super().parse_starttag(i))
+
+    def parse_endtag(self, i: int) -> int:
+        """Handle an end tag."""
+        return self._tag_at(i, super().parse_endtag(i))
+
+    def parse_pi(self, i: int) -> int:
+        """Drop a processing instruction."""
+        return self._less_than(i) if i < self._within else super().parse_pi(i)
+
+    def _less_than(self, i: int) -> int:
+        self.handle_data("<")
+        return i + 1
+
     def write(self, buf: str) -> None:
         """Take some HTML; the same as ``feed``."""
         self.feed(buf)
 
     def parse_declaration(self, i: int) -> int:
         """Copy a declaration, which ends at the first ``>`` unless it is a comment."""
+        if i < self._within:
+            return self._less_than(i)
+        if self.rawdata.startswith("<![CDATA[", i):  # in SVG it ends elsewhere
+            end = self.rawdata.find("]]>", i)
+            self._within = sys.maxsize if end < 0 else end
         if self.rawdata.startswith("<!--", i):
             return self.parse_comment(i)
         j = self.rawdata.find(">", i)

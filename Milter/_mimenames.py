@@ -16,6 +16,9 @@ from urllib.parse import unquote_to_bytes
 
 #: A decoded parameter: text, or charset, language and text of an RFC 2231 value.
 Value = Union[str, tuple[Optional[str], Optional[str], str]]
+#: A piece of a continued parameter: its number, -1 where it has none (``name*=...``); its text; and
+#: whether that is percent-encoded.
+Piece = tuple[int, str, bool]
 
 _SPLIT = re.compile(r'\\"|"|;')
 _CONTINUED = re.compile(r"([^*]+)\*(?:([0-9]{1,9})\*?)?")
@@ -126,8 +129,43 @@ def parameters(value: str) -> list[tuple[str, Value]]:
     Names that have a value are in lower case. RFC 2231 continuations are joined, in the order of
     their numbers, and come last, as in the standard library.
     """
+    result, continued = _pieces(value)
+    for name, pieces in continued.items():
+        result.append((name, _join(sorted(pieces, key=_number))))
+    return result
+
+
+def other_names(value: str) -> list[tuple[str, str]]:
+    """Return what else names may be whose RFC 2231 continuations are not numbered as they should.
+
+    Clients differ in what they do: stop where a number is missing, or take the first of two pieces
+    with the same number, or the last. Only the parameters ``name`` and ``filename`` are looked at.
+    """
+    others = []
+    for name, pieces in _pieces(value)[1].items():
+        numbers = sorted(map(_number, pieces))
+        if name not in ("name", "filename") or numbers in ([-1], [*range(len(numbers))]):
+            continue
+        runs = [[piece] for piece in pieces if piece[0] < 0]
+        for order in (pieces, pieces[::-1]):
+            taken = {piece[0]: piece for piece in order if piece[0] >= 0}
+            runs.append([taken[number] for number in sorted(taken)])
+            run = []
+            while len(run) in taken:
+                run.append(taken[len(run)])
+            runs.append(run)
+        others += [(name, value_text(_join(run))) for run in runs if run]
+    return others
+
+
+def _number(piece: Piece) -> int:
+    return piece[0]
+
+
+def _pieces(value: str) -> tuple[list[tuple[str, Value]], dict[str, list[Piece]]]:
+    """Return a field's parameters, and those that are continued, each piece by itself."""
     result: list[tuple[str, Value]] = []
-    continued: dict[str, list[tuple[int, str, bool]]] = {}
+    continued: dict[str, list[Piece]] = {}
     for index, item in enumerate(split_parameters(value)):
         name, sign, text = item.partition("=")
         name, text = name.strip(), text.strip()
@@ -139,17 +177,14 @@ def parameters(value: str) -> list[tuple[str, Value]]:
         text = unquote(text)
         match = _CONTINUED.fullmatch(name)
         if match:
-            piece = (int(match.group(2) or 0), text, name.endswith("*"))
+            piece = (int(match.group(2) or -1), text, name.endswith("*"))
             continued.setdefault(match.group(1), []).append(piece)
         else:
             result.append((name, text))
-    for name, pieces in continued.items():
-        result.append((name, _join(pieces)))
-    return result
+    return result, continued
 
 
-def _join(pieces: list[tuple[int, str, bool]]) -> Value:
-    pieces.sort(key=lambda piece: piece[0])
+def _join(pieces: list[Piece]) -> Value:
     joined = "".join(
         unquote_to_bytes(_raw(text)).decode("latin-1") if encoded else text
         for _, text, encoded in pieces
@@ -241,7 +276,9 @@ def disguises(name: str) -> list[str]:
 
 def _plain(name: str) -> str:
     if not name.isascii() or not name.isprintable():
-        name = unicodedata.normalize("NFKC", name.translate(_DOTS)).translate(_DOTS)
+        # Each character by itself: a whole name takes quadratic time if its marks are in disorder.
+        look_alikes = {ord(char): unicodedata.normalize("NFKC", char) for char in set(name)}
+        name = name.translate(look_alikes).translate(_DOTS)
         name = "".join(
             " " if char.isspace() else char
             for char in name

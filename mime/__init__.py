@@ -14,6 +14,7 @@ All functions may be called from several threads at once, each with messages of 
 
 from __future__ import annotations
 
+import codecs
 import io
 import re
 import socket
@@ -97,6 +98,11 @@ _READINGS_PER_BYTE = 8
 _READINGS_AT_LEAST = 100_000
 _UU_ENCODINGS = frozenset({"x-uuencode", "uuencode", "uue", "x-uue"})
 _ENCODINGS = _UU_ENCODINGS | {"base64", "quoted-printable"}
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 _COMMENT = re.compile(r"\([^()]*\)")
 _PADDED = re.compile(rb"([^=]*)(=[^A-Za-z0-9+/]*|\Z)")
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
@@ -113,7 +119,9 @@ class MimeMessage(Message):
     modified: whether something was set or deleted since the message was read, in this very part.
     headerchange: None, or called with (message, name, value) when a field is added, and with value
     None before all fields of that name are deleted.
-    submsg: always None; the parts of a container are its payload.
+    submsg: in a message that was read, what `get_submsg` returns.
+
+    As in pymilter, `replace_header` and `attach` leave `modified` alone; `dump` writes the result.
     """
 
     _payload: Any
@@ -221,13 +229,16 @@ class MimeMessage(Message):
         known = {value for _, value in names}
         for header in ("content-type", "content-disposition"):
             for field in self._values(header):
-                for name, value in _mimenames.parameters(field)[1:]:
-                    if name in ("name", "filename"):
-                        text = _mimenames.value_text(value)
-                        for form in (text, _mimenames.decode_words(text)):
-                            if form not in known:
-                                known.add(form)
-                                names.append((name, form))
+                found = [
+                    (name, _mimenames.value_text(value))
+                    for name, value in _mimenames.parameters(field)[1:]
+                    if name in ("name", "filename")
+                ]
+                for name, text in found + _mimenames.other_names(field):
+                    for form in (text, _mimenames.decode_words(text)):
+                        if form not in known:
+                            known.add(form)
+                            names.append((name, form))
         if scan_zip:
             self._add_zip_names(names)
         return names
@@ -266,7 +277,7 @@ class MimeMessage(Message):
         waiting: list[Any] = [self]
         while waiting:
             part = waiting.pop()
-            if getattr(part, "modified", False):
+            if getattr(part, "modified", True):  # what is no MimeMessage was not read with it
                 return True
             if isinstance(part._payload, list):
                 waiting.extend(part._payload)
@@ -284,16 +295,6 @@ class MimeMessage(Message):
         if self.headerchange:
             self.headerchange(self, name, None)
         super().__delitem__(name)
-        self.modified = True
-
-    def replace_header(self, _name: str, _value: Any) -> None:
-        """Replace the first field of a name; `headerchange` is not called."""
-        super().replace_header(_name, _value)
-        self.modified = True
-
-    def attach(self, payload: Any) -> None:
-        """Add a part."""
-        super().attach(payload)
         self.modified = True
 
     def set_payload(self, payload: Any, charset: Any = None) -> None:
@@ -352,8 +353,11 @@ class MimeMessage(Message):
         return self.get_payload(decode=True)
 
     def get_submsg(self) -> Any:
-        """Return the list of parts of a multipart/* or message/*, None for others."""
-        return self._payload if isinstance(self._payload, list) else None
+        """Return the list of parts of a multipart/* or message/rfc822, None for others."""
+        if not isinstance(self._payload, list):
+            return None
+        kind = self.get_content_type()
+        return self._payload if kind.startswith("multipart/") or kind == "message/rfc822" else None
 
     # -- output
 
@@ -474,6 +478,12 @@ def _message_from_bytes(data: bytes) -> MimeMessage:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     limits = _mimetree.TreeLimits(max_depth, max_parts, max_fields)
     message: MimeMessage = _mimetree.Parser(data, MimeMessage, limits).parse()
+    waiting = [message]
+    while waiting:
+        part = waiting.pop()
+        if part.is_multipart():
+            part.submsg = part.get_submsg()
+            waiting.extend(part._payload)
     return message
 
 
@@ -603,7 +613,9 @@ def _html_without_scripts(msg: MimeMessage) -> Optional[tuple[str, str]]:
     data = msg.get_payload(decode=True)
     if not isinstance(data, bytes):
         return None
-    text, charset = _mimenames.decode_bytes(data, msg.get_content_charset())
+    # To browsers a byte order mark counts for more than what is declared.
+    marked = next((name for mark, name in _BYTE_ORDER_MARKS if data.startswith(mark)), None)
+    text, charset = _mimenames.decode_bytes(data, marked or msg.get_content_charset())
     cleaned = _without_scripts(text)
     return None if cleaned is None else (cleaned, charset)
 

@@ -203,6 +203,34 @@ class TestMessage:
         assert 1 == len(parse(b"Content-Type: message/rfc822\n\nA: b\n\nc").get_submsg())
         assert parse(b"A: b\n\nc").get_submsg() is None
         assert parse(b"Content-Type: multipart/mixed\n\nflat\n").get_submsg() is None
+        report = parse(b"Content-Type: message/delivery-status\n\nA: b\n\nC: d\n")
+        assert report.is_multipart()
+        assert report.get_submsg() is None
+
+    def test_submsg_attribute(self):
+        """submsg is the list of parts of a message that was read, until its body is replaced."""
+        message = parse(TWO_PARTS)
+        assert message.submsg is message.get_payload()
+        assert message.get_payload(0).submsg is None
+        message.set_payload("x")
+        assert message.submsg is None
+        assert mime.MimeMessage().submsg is None
+
+    def test_what_is_no_change(self):
+        """replace_header and attach do not make a message modified; dump writes the result."""
+        message = parse(TWO_PARTS)
+        message.replace_header("Content-Type", message["Content-Type"] + "; a=b")
+        message.attach(parse(b"A: b\n\nthird\n"))
+        assert not message.ismodified()
+        again = parse(message.as_bytes())
+        assert "b" == again.get_param("a")
+        assert "third\n" == again.get_payload(2).get_payload()
+
+    def test_a_part_of_another_kind_is_a_change(self):
+        """A part that is no MimeMessage was not read here. (API spec 4.1: by other means.)"""
+        message = parse(TWO_PARTS)
+        message.attach(email.message_from_string("A: b\n\nthird\n"))
+        assert message.ismodified()
 
     @pytest.mark.parametrize("value", ['"""XX"""', '""XX""', '"XX"', "XX", r'"\"XX\""'])
     def test_boundary_quoting(self, value):

@@ -104,6 +104,12 @@ def test_disguised_name(field, value):
         "Content-Type: a/b; name*1=.exe; name*0=a",
         "Content-Type: a/b; name*0=a; name*7=.exe",
         "Content-Type: a/b; name*99999999999999999999=a.exe",
+        "Content-Disposition: x; filename*0=a.exe; filename*2=.txt",
+        "Content-Disposition: x; filename*0=a.ex; filename*1=e; filename*1=.txt",
+        "Content-Disposition: x; filename*0=a; filename*1=.txt; filename*1=.exe",
+        "Content-Disposition: x; filename*0=a; filename*0=b; filename*1=.txt; filename*1=.exe",
+        "Content-Disposition: x; filename*=utf-8''a.exe; filename*1=.txt",
+        "Content-Disposition: x; filename*=''a.exe; filename*=''a.txt",
         "Content-Type: a/b; NAME = a.exe",
         "Content-Type: a/b; name=a.txt; name=a.exe",
         "Content-Type: a/b; name=a.exe; name=a.txt",
@@ -367,6 +373,20 @@ def test_a_changed_header_hides_nothing():
         "<![CDATA[><script>x</script>]]>",
         "<scr</script>ipt>x</scr</script>ipt><script></script>",
         "<scr<?x>ipt>x</script><script></script>",
+        # Where browsers see a tag, or text, and SGML a comment or an instruction.
+        "<p<!--><script>x</script><!-- -->",
+        "</p <!--><script>x</script><!-- -->",
+        "</<!--><script>x</script><!-- -->",
+        '<img alt="<!--" src=x><script>x</script>-->',
+        "<img alt = 'a>b<!--'><script>x</script>-->",
+        '<img alt="<?"<script>x</script>?>',
+        '<p =" c=" > <!-- "><script>x</script>-->',
+        '<p title="<b>"<!--"><script>x</script>-->',
+        "<style><!--</style><script>x</script>-->",
+        "<TITLE><!--</Title ><script>x</script>-->",
+        "<style></\u017ftyle><!--</style><script>x</script>-->",
+        '<textarea><a title="</textarea><!-- ok --><script>x</script>">',
+        "<svg><![CDATA[><!--]]><script>x</script>-->",
     ],
 )
 def test_hidden_script(html):
@@ -376,6 +396,43 @@ def test_hidden_script(html):
     left = message.get_payload(decode=True).decode()
     assert "<script" not in left.lower()
     assert not mime.defang(parse(message.as_bytes()))
+
+
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("charset", ["", "; charset=utf-8", "; charset=iso-8859-1"])
+def test_byte_order_mark(codec, charset):
+    """A byte order mark counts for more than the declared charset, as in browsers."""
+    mark = "" if codec == "utf-8-sig" else "\ufeff"
+    html = (mark + "\u00e9<script>x</script>").encode(codec)
+    message = parse(
+        f"Content-Type: text/html{charset}\nContent-Transfer-Encoding: base64\n\n".encode()
+        + base64.encodebytes(html)
+    )
+    assert mime.defang(message)
+    left = parse(message.as_bytes()).get_payload(decode=True).decode(codec)
+    assert left.startswith(mark + "\u00e9<!--")
+    assert "script>" not in left
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<style><!-- p > a {x: y} --></style>",
+        "<!-- <script>x</script> -->",
+        '<p title="a>b"><!-- <script>x</script> -->',
+        "<title>x</title><!-- <script>x</script> -->",
+        "<p =><!-- <script>x</script> -->",
+        "<p a=b'><!-- <script>x</script> -->",
+        "<![CDATA[x]]><!-- <script>x</script> -->",
+        "<p title='<b>'><!-- <script>x</script> -->",
+    ],
+)
+def test_script_in_a_comment(html):
+    """A script in what is a comment to browsers, too, is no script, and comments are copied."""
+    assert not mime.defang(parse(b"Content-Type: text/html\n\n" + html.encode() + b"\n"))
+    message = parse(b"Content-Type: text/html\n\n" + html.encode() + b"<script>y</script>\n")
+    assert mime.defang(message)
+    assert message.get_payload(decode=True).startswith(html.encode() + b"<!--")
 
 
 @pytest.mark.parametrize(
@@ -459,6 +516,8 @@ class TestLimits:
         b"Content-Type: text/plain; name=" + b'"' * 300_000,
         b'Content-Type: text/plain; name="' + b"=?a?q?" * 50_000,
         b'Content-Type: text/plain; name="' + b"(" * 300_000,
+        b'Content-Type: text/plain; name="a' + "\u0301\u0323".encode() * 150_000 + b'"',
+        b"Content-Type: text/plain" + b"; name*0=a; name*2=b" * 20_000,
         b"Content-Type: text/html" + b"(" * 300_000,
         b"Content-Type: text/html; charset=punycode\n\n" + b"a-" * 300_000,
     ],
@@ -474,7 +533,8 @@ def test_hostile_fields(head):
 @pytest.mark.parametrize(
     "unit",
     [b"<", b"<!--", b"<!-- --", b"<?", b"<a ", b"<a b='", b"&a", b"</", b"<b/", b"<script></q>",
-     b"<scr</script>ipt>", b"<scr<script>ipt>"],
+     b"<scr</script>ipt>", b"<scr<script>ipt>", b"<a b='<style>", b"<style>", b"<a b=''",
+     b"<![CDATA["],
 )  # fmt: skip
 def test_hostile_html(unit):
     """A megabyte of HTML that never ends is filtered; quadratic time would not come back."""
