@@ -150,7 +150,7 @@ def other_names(value: str) -> list[tuple[str, str]]:
         for order in (pieces, pieces[::-1]):
             taken = {piece[0]: piece for piece in order if piece[0] >= 0}
             runs.append([taken[number] for number in sorted(taken)])
-            run = []
+            run: list[Piece] = []
             while len(run) in taken:
                 run.append(taken[len(run)])
             runs.append(run)
