@@ -75,6 +75,23 @@ def parse_spec(spec: str) -> tuple[int, str, str]:
     return family, host, port
 
 
+def addresses_of(spec: str) -> list[tuple[int, Any]]:
+    """Returns the addresses that a specification stands for: family, and what connect() takes.
+
+    Raises:
+        SocketSpecError: ``spec`` is no socket specification.
+        ConnectError: the host's name is not known.
+    """
+    family, host, port = parse_spec(spec)
+    if family == socket.AF_UNIX:
+        return [(family, host)]
+    try:
+        found = socket.getaddrinfo(host, port, socket.AddressFamily(family), socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ConnectError(f"cannot connect to {spec}: {reason(error)}") from error
+    return [(entry[0], entry[4]) for entry in found]
+
+
 def open_socket(spec: str, timeout: float) -> socket.socket:
     """Returns a connected stream socket.
 
@@ -86,18 +103,8 @@ def open_socket(spec: str, timeout: float) -> socket.socket:
         SocketSpecError: ``spec`` is no socket specification.
         ConnectError: nobody answers there.
     """
-    family, host, port = parse_spec(spec)
-    addresses: list[tuple[int, Any]]
-    try:
-        if family == socket.AF_UNIX:
-            addresses = [(family, host)]
-        else:
-            found = socket.getaddrinfo(host, port, socket.AddressFamily(family), socket.SOCK_STREAM)
-            addresses = [(entry[0], entry[4]) for entry in found]
-    except (OSError, UnicodeError) as error:
-        raise ConnectError(f"cannot connect to {spec}: {reason(error)}") from error
     reasons: list[str] = []
-    for address_family, address in addresses:
+    for address_family, address in addresses_of(spec):
         try:
             sock = socket.socket(address_family, socket.SOCK_STREAM)
         except OSError as error:

@@ -69,6 +69,8 @@ from Milter._mtacodec import (
 from Milter._mtasession import LOCALHOST, Session, connect
 from Milter._mtasocket import parse_spec
 from Milter._profiles import POSTFIX, PROFILES, SENDMAIL, Profile, Timeouts
+from Milter._recording import RecordingError
+from Milter._replay import Difference, RecordedConnection, Recording
 from Milter._smtpsession import Filter, SmtpReply
 from Milter._torture import Failure, Report, replay, torture
 from Milter._tortureplay import Play
@@ -89,6 +91,7 @@ __all__ = [
     "ConnectionLost",
     "DeleteHeader",
     "DeleteRecipient",
+    "Difference",
     "Event",
     "Failure",
     "Filter",
@@ -112,6 +115,9 @@ __all__ = [
     "ProtocolError",
     "Quarantine",
     "Recipient",
+    "RecordedConnection",
+    "Recording",
+    "RecordingError",
     "RejectedRecipient",
     "ReplaceBody",
     "Report",

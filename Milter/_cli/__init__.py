@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Optional
 
 from Milter import __version__
-from Milter._cli import bench, check, demo, run, send
+from Milter._cli import bench, check, demo, run, send, trace
 from Milter._cli.command import Command
 from Milter._cli.output import FAILED, PROGRAM, Failure, complain
 from Milter.mta import MilterError
@@ -24,7 +24,14 @@ from Milter.mta import MilterError
 # added to this table. It is imported at every start of any of them: what it needs beyond the
 # standard library and Milter.mta it imports in its run(). A section of docs/cli.md names its
 # options, and scripts/man-page.py makes the man page anew.
-COMMANDS: Final = (run.COMMAND, send.COMMAND, check.COMMAND, bench.COMMAND, demo.COMMAND)
+COMMANDS: Final = (
+    run.COMMAND,
+    send.COMMAND,
+    trace.COMMAND,
+    check.COMMAND,
+    bench.COMMAND,
+    demo.COMMAND,
+)
 _TAKE_REST: Final = {command.name for command in COMMANDS if command.takes_rest}
 
 _EXAMPLES = """\

@@ -64,6 +64,24 @@ def seconds(text: str) -> float:
     return number
 
 
+def port(text: str) -> int:
+    """A TCP port."""
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port")
+    return int(text)
+
+
+def mode(text: str) -> int:
+    """Permission bits in octal."""
+    try:
+        bits = int(text, 8)
+    except ValueError:
+        bits = -1
+    if not 0 <= bits <= 0o777:
+        raise argparse.ArgumentTypeError(f"{text!r} are no permission bits, such as 660")
+    return bits
+
+
 def whole(text: str) -> int:
     """A whole number from 0 on."""
     if not (text.isascii() and text.isdigit()):

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, Callable, Final, NamedTuple, NoReturn, Optional
 
-from Milter._cli.arguments import whole
+from Milter._cli.arguments import mode, whole
 from Milter._cli.command import Command
 from Milter._cli.daemon import Identity, become, identity, log_to_stderr, pidfile
 from Milter._cli.output import ACCEPTED, Failure
@@ -50,17 +50,6 @@ exit status:
   2  an error: in the filter's code, its file and line; else what is wrong
 A program's own sys.exit() counts as it always does.
 """
-
-
-def _mode(text: str) -> int:
-    """Permission bits in octal."""
-    try:
-        mode = int(text, 8)
-    except ValueError:
-        mode = -1
-    if not 0 <= mode <= 0o777:
-        raise argparse.ArgumentTypeError(f"{text!r} are no permission bits, such as 660")
-    return mode
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +86,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--socket-mode",
-        type=_mode,
+        type=mode,
         metavar="MODE",
         help="permission bits of a unix socket, in octal (default: as the umask has it)",
     )

@@ -6,10 +6,18 @@ import argparse
 import json
 from typing import Any, Callable, Final, Optional
 
-from Milter._cli.arguments import add_colour, address, client, macro, seconds
+from Milter._cli.arguments import add_colour, address, client, macro, port, seconds, whole
 from Milter._cli.command import Command
 from Milter._cli.messages import parse, sources
-from Milter._cli.output import ACCEPTED, FAILED, REFUSED, Failure, complain, say, use_colours
+from Milter._cli.output import (
+    ACCEPTED,
+    FAILED,
+    REFUSED,
+    Failure,
+    complain,
+    say,
+    use_colours,
+)
 from Milter._cli.show import (
     error_value,
     options_value,
@@ -20,6 +28,7 @@ from Milter._cli.show import (
     say_outcome,
     say_step,
 )
+from Milter._inwords import count
 from Milter._message import shown
 from Milter._profiles import ACTIONS
 from Milter._smtpsession import SmtpDialogue
@@ -27,11 +36,15 @@ from Milter.mta import (
     LOCALHOST,
     PROFILES,
     ConnectError,
+    Difference,
     Filter,
     MailServer,
     Message,
     MilterError,
     Outcome,
+    RecordedConnection,
+    Recording,
+    RecordingError,
     Result,
     SmtpSession,
     Step,
@@ -48,6 +61,11 @@ Nothing is delivered. The filters are told what Postfix or Sendmail would tell t
 they answer, what that mail server would tell the client, and what it would make of the message.
 Where a filter fails, the mail server does what --default-action says, and the error is reported.
 
+With --replay there are no messages: what a mail server said to a filter when FILE was recorded
+(milterctl trace) is said to this filter again, and its answers are compared with those of then.
+What made the message is in the recording, so only --socket, --timeout, --lenient, --json and
+--color go with it.
+
 examples:
   See what a filter does to a message, as a diff:
     milterctl send --socket unix:/run/filter.sock message.eml
@@ -63,18 +81,23 @@ examples:
   All messages of a mailbox, one JSON object for each:
     milterctl send --socket unix:/run/filter.sock --json archive.mbox
 
+  Does a mended filter still answer what the old one did? It signs, so no two signatures are alike:
+    milterctl send --socket unix:/run/mended.sock --replay session.rec \
+        --ignore-header DKIM-Signature
+
 exit status:
-  0  all messages were accepted, with or without changes
-  1  at least one was rejected, tempfailed or discarded; the last line of each says which
+  0  all messages were accepted, with or without changes; with --replay: answered as recorded
+  1  at least one was rejected, tempfailed or discarded; the last line of each says which; with
+     --replay: not answered as recorded
   2  a filter could not be reached or broke the protocol, or a message or an argument is wrong
 """
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
-    parser.usage = "%(prog)s --socket SPEC [options] MESSAGE ..."
+    parser.usage = "%(prog)s --socket SPEC [options] (MESSAGE ... | --replay FILE)"
     parser.add_argument(
-        "messages", nargs="+", metavar="MESSAGE", help="file, directory, mailbox, or - (see below)"
+        "messages", nargs="*", metavar="MESSAGE", help="file, directory, mailbox, or - (see below)"
     )
     parser.add_argument(
         "--socket",
@@ -152,6 +175,38 @@ def _add(parser: argparse.ArgumentParser) -> None:
         "--one-connection",
         action="store_true",
         help="all messages in one SMTP session, unless a filter ends it",
+    )
+    replayed = parser.add_argument_group("what was recorded")
+    replayed.add_argument(
+        "--replay",
+        metavar="FILE",
+        help="play what milterctl trace has recorded, or a capture, instead of messages",
+    )
+    replayed.add_argument(
+        "--connection",
+        type=whole,
+        metavar="N",
+        help="only this connection of it",
+    )
+    replayed.add_argument(
+        "--no-compare",
+        dest="compare",
+        action="store_false",
+        help="only play it: other answers than were recorded are as good",
+    )
+    replayed.add_argument(
+        "--ignore-header",
+        dest="ignore",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="the value that a filter gives to this header may differ; may be given more than once",
+    )
+    replayed.add_argument(
+        "--port",
+        type=port,
+        metavar="PORT",
+        help="the filter's port in a capture (default: connections that begin as milter's do)",
     )
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -290,11 +345,113 @@ class _Play:
         say(json.dumps(value))
 
 
+# -- what was recorded ---------------------------------------------------------------------------
+
+
+def _recorded(arguments: argparse.Namespace) -> Recording:
+    """The recording, or the connection of it that is wanted."""
+    try:
+        recording = Recording.read(arguments.replay, port=arguments.port)
+    except OSError as error:
+        raise Failure(f"{arguments.replay}: {error.strerror}") from None
+    for warning in recording.warnings:
+        complain(COMMAND.name, warning)
+    number: Optional[int] = arguments.connection
+    if number is not None:
+        recording.connections = [
+            connection for connection in recording.connections if connection.number == number
+        ]
+        if not recording.connections:
+            raise Failure(f"{arguments.replay}: no connection {number}")
+    if not recording.connections:
+        raise Failure(f"{arguments.replay}: no connections")
+    return recording
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    """Plays what was recorded to a filter."""
+    if len(arguments.sockets) > 1:
+        raise Failure("--replay is for one filter")
+    (spec,) = arguments.sockets
+    recording = _recorded(arguments)
+    timeouts = Timeouts() if arguments.timeout is None else Timeouts.all(arguments.timeout)
+    status = ACCEPTED
+    same = 0
+    for connection in recording.connections:
+        try:
+            differences = connection.play(
+                spec, timeouts=timeouts, strict=not arguments.lenient, ignore=arguments.ignore
+            )
+        except RecordingError as error:
+            complain(COMMAND.name, f"{arguments.replay}: {error}")
+            status = FAILED
+            continue
+        errors = [each.error for each in differences if each.error is not None]
+        if not arguments.compare:
+            differences = [each for each in differences if each.error is not None]
+        same += not differences
+        if errors:
+            status = FAILED
+        elif differences:
+            status = max(status, REFUSED)
+        if arguments.json:
+            say(json.dumps(_differences_value(connection, differences)))
+        else:
+            _say_differences(connection, differences, arguments.compare)
+        for failure in errors:
+            complain(COMMAND.name, f"connection {connection.number}: {failure}")
+    if not arguments.json:
+        words = "answered as recorded" if arguments.compare else "played"
+        total = count(len(recording.connections), "connection")
+        say(f"{same} of {total} {words}", "bold green" if status == ACCEPTED else "bold red")
+    return status
+
+
+def _say_differences(
+    connection: RecordedConnection, differences: list[Difference], compared: bool
+) -> None:
+    title = f"connection {connection.number}, {count(connection.packets, 'packet')}"
+    if not differences:
+        say(f"{title}: {'answered as recorded' if compared else 'played'}", "green")
+    for difference in differences:
+        head, *lines = str(difference).split("\n")
+        say(head, "red")
+        for line in lines:
+            say(line, {"+": "green", "-": "red"}.get(line[:1], ""))
+
+
+def _differences_value(
+    connection: RecordedConnection, differences: list[Difference]
+) -> dict[str, Any]:
+    """The same for a machine."""
+    return {
+        "connection": connection.number,
+        "packets": connection.packets,
+        "differences": [
+            {
+                "packet": each.packet,
+                "step": each.step,
+                "expected": each.expected,
+                "got": each.got,
+                **({} if each.error is None else {"error": error_value(each.error)}),
+            }
+            for each in differences
+        ],
+    }
+
+
+# -- running -------------------------------------------------------------------------------------
+
+
 def _run(arguments: argparse.Namespace) -> int:
     """Plays messages to filters."""
     use_colours("never" if arguments.json else arguments.color)
     for spec in arguments.sockets:
         parse_spec(spec)  # whether it is one
+    if (arguments.replay is None) == (not arguments.messages):
+        raise Failure("either MESSAGE, or --replay FILE")
+    if arguments.replay is not None:
+        return _replay(arguments)
     play = _Play(arguments)
     several = len(arguments.messages) > 1
     try:
