@@ -448,8 +448,10 @@ def _run(arguments: argparse.Namespace) -> int:
     use_colours("never" if arguments.json else arguments.color)
     for spec in arguments.sockets:
         parse_spec(spec)  # whether it is one
-    if (arguments.replay is None) == (not arguments.messages):
-        raise Failure("either MESSAGE, or --replay FILE")
+    if arguments.replay is None and not arguments.messages:
+        raise Failure("required: MESSAGE, or --replay FILE")
+    if arguments.replay is not None and arguments.messages:
+        raise Failure("MESSAGE and --replay do not go together")
     if arguments.replay is not None:
         return _replay(arguments)
     play = _Play(arguments)

@@ -766,8 +766,9 @@ def test_bad_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         ([], "required: COMMAND"),
         (["nonsense"], "invalid choice: 'nonsense'"),
-        (["send"], "required: MESSAGE, --socket"),
-        (["send", "--socket", "x"], "required: MESSAGE"),
+        (["send"], "required: --socket"),
+        (["send", "--socket", "x"], "required: MESSAGE, or --replay FILE"),
+        (["send", "--socket", "x", "--replay", "f", "m"], "do not go together"),
         (["send", "--socket", "x", "--timeout", "0", "m"], "no number of seconds above 0"),
         (["send", "--socket", "x", "--timeout", "nan", "m"], "no number of seconds above 0"),
         (["send", "--socket", "x", "--timeout", "inf", "m"], "no number of seconds above 0"),
