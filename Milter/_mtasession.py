@@ -1,51 +1,88 @@
 """The connection of an MTA to one filter, with a blocking socket.
 
-Owns the I/O for Milter._conversation and Milter._dialogue. The public names are in Milter.mta.
+Owns the waiting; what is waited for is Milter._mtasessionbase's affair. The public names are in
+Milter.mta.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from types import TracebackType
-from typing import Callable, Final, NoReturn, Optional, Union
+from typing import Callable, Optional, TypeVar, Union
 
-from Milter._conversation import Event, Macros, Outgoing, Protocol
-from Milter._dialogue import (
-    Answer,
-    RejectedRecipient,
-    Result,
-    SmtpClient,
-    Step,
-    play,
-)
-from Milter._message import (
-    Message,
-    Modification,
-    Text,
-)
-from Milter._mtacodec import (
-    DEFAULT_ACTIONS,
-    DEFAULT_PROTOCOL,
-    NOT_SENT,
-    ConnectionLost,
-    FilterTimeout,
-    Kind,
-    MilterError,
-    Options,
-    Progress,
-    Verdict,
-)
-from Milter._mtasocket import open_socket, reason
+from Milter._conversation import Macros, Outgoing, Protocol
+from Milter._dialogue import Answer, RejectedRecipient, Result, SmtpClient, Step
+from Milter._message import Message, Text
+from Milter._mtacodec import DEFAULT_ACTIONS, DEFAULT_PROTOCOL, MilterError, Options, Verdict
+from Milter._mtasessionbase import LOCALHOST, RECEIVE, SessionBase, Wait
+from Milter._mtasocket import open_socket
 from Milter._profiles import Timeouts
 
-LOCALHOST: Final = SmtpClient()
-"""A client on the MTA's own machine."""
+A = TypeVar("A")
+T = TypeVar("T")
+Q = TypeVar("Q", bound="Quitting")
+W = TypeVar("W")
 
-_RECEIVE: Final = 65536  # bytes asked of the operating system at once
+
+def drive(script: Generator[W, Optional[A], T], do: Callable[[W], Optional[A]]) -> T:
+    """Does what a script yields, one thing after the other, and returns its result.
+
+    Args:
+        script: is sent what *do* returns, and thrown the MilterErrors that it raises.
+        do: one of the things.
+    """
+    answer: Optional[A] = None
+    error: Optional[MilterError] = None
+    try:
+        while True:
+            try:
+                wanted = script.send(answer) if error is None else script.throw(error)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            answer = error = None
+            try:
+                answer = do(wanted)
+            except MilterError as failure:
+                error = failure
+    finally:
+        script.close()
+
+
+class Quitting:
+    """A context manager that says QUIT at the end of its block, and after an exception closes."""
+
+    def __enter__(self: Q) -> Q:
+        """Returns this."""
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        """Says QUIT if that can be, unless an exception is on its way; and closes."""
+        try:
+            if kind is None and self._may_quit():
+                self.quit()
+        finally:
+            self.close()
+
+    def _may_quit(self) -> bool:
+        """Whether QUIT can be said."""
+        return True
+
+    def quit(self) -> None:
+        """Ends it."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Closes it without a word; more than once."""
+        raise NotImplementedError
 
 
 def connect(
@@ -87,7 +124,7 @@ def connect(
 # -- talking to it -------------------------------------------------------------------------------
 
 
-class Session:
+class Session(SessionBase, Quitting):
     """A connection to a filter, as an MTA has one.
 
     A context manager: at the end of the block the filter is told to QUIT, and the connection is
@@ -111,102 +148,25 @@ class Session:
         sock: a connected stream socket; it is the session's from now on.
         timeouts: how long to wait for what.
         protocol: the rules; a strict :class:`Protocol` of its own by default.
+        on_step: called after each step but the negotiation.
     """
-
-    def __init__(
-        self,
-        sock: socket.socket,
-        *,
-        timeouts: Timeouts = Timeouts(),
-        protocol: Optional[Protocol] = None,
-    ) -> None:
-        """Takes over a connected socket."""
-        self.timeouts = timeouts
-        self.protocol = Protocol() if protocol is None else protocol
-        """The rules, and the state of the conversation."""
-        self._socket = sock
-        self._messages = 0
-
-    def __enter__(self) -> Session:
-        """Returns the session."""
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        """Says QUIT, unless an exception is on its way or the session is over, and closes."""
-        try:
-            idle = self.protocol.options is not None and self.protocol.waiting_for is None
-            if kind is None and idle and not self.protocol.over:
-                self.quit()
-        finally:
-            self.close()
-
-    @property
-    def options(self) -> Optional[Options]:
-        """What was negotiated; None before."""
-        return self.protocol.options
 
     # -- I/O -------------------------------------------------------------------------------------
 
-    def _fail(self, error: MilterError, cause: Optional[OSError] = None) -> NoReturn:
-        """The session is over, and this is why."""
-        self.protocol.fail(error)
-        self.close()
-        raise error from cause
-
-    def _lost(self, error: OSError, step: str) -> NoReturn:
-        self._fail(ConnectionLost(f"the connection broke at {step}: {reason(error)}"), error)
-
-    def _write(self, data: bytes, step: str) -> None:
-        try:
-            self._socket.settimeout(self.timeouts.reply)
-            self._socket.sendall(data)
-        except socket.timeout:
-            seconds = f"{self.timeouts.reply:g} s"
-            self._fail(FilterTimeout(f"the filter did not take {step} within {seconds}"))
-        except OSError as error:
-            self._lost(error, step)
-
-    def _read(self, step: str, timeout: float, deadline: float) -> None:
-        """Feeds the protocol with whatever there is next."""
+    def _do(self, wait: Wait) -> None:
+        """Waits."""
         try:
             # Zero would mean not to block at all.
-            self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
-            data = self._socket.recv(_RECEIVE)
+            self._socket.settimeout(max(wait.deadline - time.monotonic(), 0.001))
+            if wait.data is not None:
+                self._socket.sendall(wait.data)
+                return
+            data = self._socket.recv(RECEIVE)
         except socket.timeout:
-            self._fail(FilterTimeout(f"no answer to {step} within {timeout:g} s"))
+            self._late(wait)
         except OSError as error:
-            self._lost(error, step)
+            self._lost(error, wait.step)
         self.protocol.receive(data)
-
-    def _look(self, step: str) -> None:
-        """Takes what is there before we have said anything: it cannot be an answer."""
-        try:
-            self._socket.settimeout(0)
-            data = self._socket.recv(_RECEIVE)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._lost(error, step)
-        self.protocol.receive(data, early=True)
-
-    def _event(self, step: str, end: float = math.inf) -> Event:
-        """Waits for what the filter says next, at the longest until *end*."""
-        timeout = self.timeouts.of(step)
-        deadline = min(time.monotonic() + timeout, end)
-        while True:
-            event = self.protocol.next_event()
-            if event is not None:
-                return event
-            self._read(step, timeout, deadline)
-
-    def _exchange(self, outgoing: Outgoing) -> Answer:
-        """Writes a step and waits for its answer, if one is due."""
-        return self.exchange((outgoing.data,) if outgoing.data else (), outgoing)
 
     def exchange(self, writes: Sequence[bytes], outgoing: Outgoing) -> Answer:
         """Writes what a step of :attr:`protocol` puts on the wire, and waits for its answer.
@@ -221,26 +181,11 @@ class Session:
         Returns:
             The answer; to the offer one that says CONTINUE.
         """
-        if writes:
-            self._look(outgoing.step)
-        for data in writes:
-            self._write(data, outgoing.step)
-        if outgoing.verdict is not None:
-            return Answer(outgoing.verdict)
-        changes: list[Modification] = []
-        progress = 0
-        total = self.timeouts.eom_total if outgoing.step == "eom" else None
-        end = math.inf if total is None else time.monotonic() + total
-        while True:
-            event = self._event(outgoing.step, end)
-            if isinstance(event, Verdict):
-                return Answer(event, tuple(changes), progress)
-            if isinstance(event, Options):
-                return Answer(Verdict(Kind.CONTINUE))
-            if isinstance(event, Progress):
-                progress += 1
-            else:
-                changes.append(event)
+        return drive(self._exchanging(writes, outgoing), self._do)
+
+    def _step(self, outgoing: Outgoing) -> Answer:
+        """Writes a step and waits for its answer, if one is due."""
+        return drive(self._playing(outgoing), self._do)
 
     # -- steps -----------------------------------------------------------------------------------
 
@@ -254,12 +199,7 @@ class Session:
             actions: SMFIF_ bits: what the filter may do to messages.
             protocol: SMFIP_ bits: what it may leave out or have done differently.
         """
-        outgoing = self.protocol.negotiate(version, actions, protocol)
-        self._look(outgoing.step)
-        self._write(outgoing.data, outgoing.step)
-        event = self._event(outgoing.step)
-        assert isinstance(event, Options), "nothing else is an answer to an offer"
-        return event
+        return drive(self._negotiating(version, actions, protocol), self._do)
 
     def connect(
         self,
@@ -277,11 +217,11 @@ class Session:
             port: the client's port, 0 if it is unknown.
             macros: see :class:`Session`.
         """
-        return self._exchange(self.protocol.connect(hostname, address, port, macros)).verdict
+        return self._step(self.protocol.connect(hostname, address, port, macros)).verdict
 
     def helo(self, name: Text = "localhost", macros: Optional[Macros] = None) -> Verdict:
         """The client said HELO or EHLO; at any time. Inside a message the filter aborts that."""
-        return self._exchange(self.protocol.helo(name, macros)).verdict
+        return self._step(self.protocol.helo(name, macros)).verdict
 
     def mail(self, sender: Text, *params: Text, macros: Optional[Macros] = None) -> Verdict:
         """A message begins; at any time. Inside another message the filter aborts that.
@@ -291,7 +231,7 @@ class Session:
             params: ESMTP parameters, such as ``SIZE=1000``.
             macros: see :class:`Session`.
         """
-        return self._exchange(self.protocol.mail(sender, *params, macros=macros)).verdict
+        return self._step(self.protocol.mail(sender, *params, macros=macros)).verdict
 
     def rcpt(
         self,
@@ -309,13 +249,13 @@ class Session:
             rejected: the MTA has rejected it itself: told only to a filter that negotiated to hear
                 of these (RCPT_REJ), whose verdict means nothing then.
         """
-        return self._exchange(
+        return self._step(
             self.protocol.rcpt(recipient, *params, macros=macros, rejected=rejected)
         ).verdict
 
     def data(self, macros: Optional[Macros] = None) -> Verdict:
         """The client said DATA; after :meth:`rcpt`."""
-        return self._exchange(self.protocol.data(macros)).verdict
+        return self._step(self.protocol.data(macros)).verdict
 
     def header(self, name: Text, value: Text, macros: Optional[Macros] = None) -> Verdict:
         """A header of the message; after :meth:`data` or :meth:`rcpt`.
@@ -326,11 +266,11 @@ class Session:
                 unless the filter negotiated to see it (HDR_LEADSPC). Folded by LF and a blank.
             macros: see :class:`Session`.
         """
-        return self._exchange(self.protocol.header(name, value, macros)).verdict
+        return self._step(self.protocol.header(name, value, macros)).verdict
 
     def eoh(self, macros: Optional[Macros] = None) -> Verdict:
         """End of the headers."""
-        return self._exchange(self.protocol.eoh(macros)).verdict
+        return self._step(self.protocol.eoh(macros)).verdict
 
     def body(self, data: bytes, macros: Optional[Macros] = None) -> Verdict:
         """The body, or a part of it, in as many pieces as it takes (65535 bytes, as MTAs do).
@@ -344,13 +284,7 @@ class Session:
         Returns:
             The last verdict.
         """
-        size = 65535 if self.options is None else self.options.max_data
-        verdict = NOT_SENT
-        for at in range(0, len(data), size):
-            verdict = self._exchange(self.protocol.body(data[at : at + size], macros)).verdict
-            if verdict.final or verdict.kind in (Kind.SKIP, Kind.NOT_SENT):
-                break
-        return verdict
+        return drive(self._sending_body(data, macros), self._do)
 
     def eom(self, macros: Optional[Macros] = None, data: bytes = b"") -> Answer:
         """End of the message.
@@ -362,19 +296,19 @@ class Session:
         Returns:
             The verdict and the modifications.
         """
-        return self._exchange(self.protocol.eom(macros, data))
+        return self._step(self.protocol.eom(macros, data))
 
     def unknown(self, command: Text, macros: Optional[Macros] = None) -> Verdict:
         """The client said something that is no SMTP command; at any time, and changes nothing."""
-        return self._exchange(self.protocol.unknown(command, macros)).verdict
+        return self._step(self.protocol.unknown(command, macros)).verdict
 
     def abort(self) -> None:
         """The message in hand is given up; outside a message it means nothing."""
-        self._exchange(self.protocol.abort())
+        self._step(self.protocol.abort())
 
     def quit_nc(self) -> None:
         """The SMTP session is over, and the next one uses the same connection (version 6)."""
-        self._exchange(self.protocol.quit_nc())
+        self._step(self.protocol.quit_nc())
 
     def quit(self) -> None:
         """Ends the conversation, waits for the filter to close the connection, and closes it.
@@ -384,14 +318,10 @@ class Session:
         Raises:
             FilterTimeout: it does not close; ours is closed nevertheless.
         """
-        outgoing = self.protocol.quit()
-        try:
-            self.hang_up((outgoing.data,))
-        finally:
-            self.close()
+        drive(self._ending(), self._do)
 
     def hang_up(self, writes: Sequence[bytes], wait: bool = True) -> None:
-        """Writes the last that is to be said; for those who play the steps themselves.
+        """Writes the last that is to be said, and closes; for those who play the steps themselves.
 
         That a filter is gone already is no error.
 
@@ -402,22 +332,7 @@ class Session:
         Raises:
             FilterTimeout: it does not close.
         """
-        timeout = self.timeouts.reply
-        deadline = time.monotonic() + timeout
-        try:
-            for data in writes:
-                self._write(data, "quit")
-            while wait and not self.protocol.closed:
-                self._read("quit", timeout, deadline)
-                self.protocol.next_event()
-        except ConnectionLost:
-            pass
-        except FilterTimeout:
-            raise FilterTimeout(f"the filter did not close within {timeout:g} s of QUIT") from None
-
-    def close(self) -> None:
-        """Closes the connection, without a word to the filter; at any time, more than once."""
-        self._socket.close()
+        drive(self._hanging_up(writes, wait), self._do)
 
     # -- a whole message -------------------------------------------------------------------------
 
@@ -455,25 +370,4 @@ class Session:
             ValueError: a message without recipients, or a NUL where none can be sent; nothing was
                 sent.
         """
-        if self.options is None:
-            self.negotiate()
-        self._messages += 1
-        script = play(
-            self.protocol,
-            message,
-            client=client,
-            helo=helo,
-            macros=macros or {},
-            rejected=rejected,
-            queue_id=f"{0x4A5B6C0000 + self._messages:X}",
-            on_step=on_step,
-        )
-        try:
-            outgoing = next(script)
-            while True:
-                outgoing = script.send(self._exchange(outgoing))
-        except StopIteration as end:
-            result: Result = end.value
-        if result.session_over:
-            self.quit()
-        return result
+        return drive(self._sending(message, client, helo, macros, rejected, on_step), self._do)

@@ -97,6 +97,7 @@ class PostfixDialogue(SmtpDialogue):
         self, address: str, params: Sequence[str], rejected: bool
     ) -> Script[Optional[SmtpReply]]:
         about = shown(" ".join([address, *params]))
+        before = self._discard
         ruling = yield from self._event(
             "rcpt",
             lambda link: (
@@ -110,6 +111,8 @@ class PostfixDialogue(SmtpDialogue):
             about,
         )
         if rejected:
+            # Also to DISCARD: it only asks this filter no more of the message, which passes.
+            self._discard = before
             return None
         reply = self._reply(ruling)
         if reply is not None:

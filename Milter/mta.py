@@ -18,9 +18,10 @@ what it would tell the filters in the course of an SMTP session, and what would 
         result = server.send(message)
 
 The layers below know no socket, so that other ways of doing I/O can stand on them:
-Milter._smtpsession (an SMTP session in front of several filters), Milter._dialogue (a whole
+Milter._smtpsession (an SMTP session in front of several filters), Milter._wholemessage (a whole
 message), Milter._conversation (what may come when), Milter._mtacodec (packets), Milter._message
-(messages and changes). Milter._mtasession and Milter._mailserver block.
+(messages and changes). Milter._mtasession and Milter._mailserver block; what they share with those
+for asyncio is in Milter._mtasessionbase and Milter._mailserverbase.
 
 A Session is used by one thread at a time.
 
@@ -66,7 +67,8 @@ from Milter._mtacodec import (
     action_names,
     protocol_names,
 )
-from Milter._mtasession import LOCALHOST, Session, connect
+from Milter._mtasession import Session, connect
+from Milter._mtasessionbase import LOCALHOST
 from Milter._mtasocket import parse_spec
 from Milter._profiles import POSTFIX, PROFILES, SENDMAIL, Profile, Timeouts
 from Milter._recording import RecordingError
@@ -143,7 +145,11 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Gives the asyncio client's names; asyncio is not for those to import who do without."""
-    if name in ("AsyncMailServer", "AsyncSession", "AsyncSmtpSession", "connect_async"):
+    if name in ("AsyncMailServer", "AsyncSmtpSession"):
+        from Milter import _mailserverasync
+
+        return getattr(_mailserverasync, name)
+    if name in ("AsyncSession", "connect_async"):
         from Milter import _mtaasync
 
         return getattr(_mtaasync, name)

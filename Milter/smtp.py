@@ -38,8 +38,8 @@ from typing import TYPE_CHECKING, Any, Callable, Final, Optional, Union
 from weakref import WeakKeyDictionary
 
 from Milter._dialogue import HOSTNAME, Outcome, RejectedRecipient, Result, SmtpClient
+from Milter._mailserverasync import AsyncMailServer, AsyncSmtpSession
 from Milter._message import Message, Recipient, bare, bracketed, from_wire
-from Milter._mtaasync import AsyncMailServer, AsyncSmtpSession
 from Milter._profiles import POSTFIX, Profile
 from Milter._smtpsession import Filter, SmtpReply
 

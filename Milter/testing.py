@@ -25,6 +25,7 @@ docs/testing.md is the tutorial.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import signal
@@ -34,15 +35,14 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Callable, Final, Optional, Union
+from typing import Any, Callable, Final, Optional, TypeVar, Union
 
 from Milter import mta
-from Milter._conversation import Macros, Outgoing
-from Milter._dialogue import Answer
+from Milter._conversation import Macros
 from Milter._direct import Factory, MemoryFilter, ThreadFilter, socket_path
 from Milter._inwords import step_lines
 from Milter._mtasocket import open_socket
-from Milter._smtpsession import Connect, Operation
+from Milter._smtpsession import Script
 from Milter._testmail import Source, mail
 from Milter._testreport import Failure, Report, changes_of, diff, end_lines
 
@@ -61,6 +61,8 @@ __all__ = [
     "mail",
     "thread",
 ]
+
+T = TypeVar("T")
 
 TIMEOUTS: Final = mta.Timeouts.all(10.0)
 """How long a client waits for a filter unless told otherwise; mail servers wait for minutes."""
@@ -269,11 +271,12 @@ class Client:
         self.crashes: list[BaseException] = []
         self._strict = strict
         self._stack = contextlib.ExitStack()
-        self._server = mta.MailServer(
+        self._server = _Server(
             *[mta.Filter(each.spec, default_action, timeouts) for each in filters],
             profile=profile,
             strict=strict,
         )
+        self._server.reached = filters
 
     def __enter__(self) -> Client:
         """Returns the client."""
@@ -381,7 +384,17 @@ class Client:
         Args:
             number: of the filter, where there are several.
         """
-        return _RawSession(self, number)
+
+        def note(step: mta.Step) -> None:
+            self.trail.append(dataclasses.replace(step, filter=number))
+            self._check()
+
+        return mta.Session(
+            self._server.open(number, self.timeouts.connect),
+            timeouts=self.timeouts,
+            protocol=mta.Protocol(strict=self._strict),
+            on_step=note,
+        )
 
     # -- what went wrong -------------------------------------------------------------------------
 
@@ -411,6 +424,20 @@ class Client:
         return "\n".join(lines).rstrip()
 
 
+class _Server(mta.MailServer):
+    """A mail server whose filters know themselves how they are reached."""
+
+    reached: Sequence[Any]
+
+    def open(self, number: int, timeout: float) -> socket.socket:
+        """Returns a new connection to a filter."""
+        try:
+            sock: socket.socket = self.reached[number].open(timeout)
+        except ConnectionRefusedError as error:
+            raise mta.ConnectError(f"cannot connect: {error}") from error
+        return sock
+
+
 class Session(mta.SmtpSession):
     """An SMTP session in a test: a :class:`Milter.mta.SmtpSession` whose results are reports."""
 
@@ -422,13 +449,9 @@ class Session(mta.SmtpSession):
         macros: Optional[Macros],
     ) -> None:
         """Connects, and says HELO."""
-        self._client = client
+        self._owner = client
         self._raised = 0
         super().__init__(client._server, smtp_client, helo, macros, client.trail.append)
-
-    def __enter__(self) -> Session:
-        """Returns the session."""
-        return self
 
     def _take_errors(self) -> list[mta.MilterError]:
         """What the filters did wrong since the last time."""
@@ -436,22 +459,11 @@ class Session(mta.SmtpSession):
         self._raised += len(errors)
         return errors
 
-    def _do(self, operation: Operation) -> Optional[Answer]:
-        if not isinstance(operation, Connect):
-            return super()._do(operation)
-        number = operation.filter
-        timeouts = self._dialogue.timeouts[number]
-        self._sessions[number] = mta.Session(
-            _opened(self._client.filters[number], timeouts.connect),
-            timeouts=timeouts,
-            protocol=self._dialogue.protocols[number],
-        )
-        return None
-
-    def _run(self, script: Any) -> Any:
-        result = super()._run(script)
+    def play(self, script: Script[T]) -> T:
+        """Plays a command, and raises what has gone wrong meanwhile."""
+        result = super().play(script)
         if not isinstance(result, mta.Result):
-            self._client._check(self)
+            self._owner._check(self)
         return result
 
     def send(
@@ -470,37 +482,9 @@ class Session(mta.SmtpSession):
 
     def _reported(self, message: mta.Message, result: mta.Result) -> Report:
         report = Report.of(result, message)
-        self._client.trail.append(report)
-        self._client._check(self)
+        self._owner.trail.append(report)
+        self._owner._check(self)
         return report
-
-
-class _RawSession(mta.Session):
-    """A connection whose steps are written down."""
-
-    def __init__(self, client: Client, number: int) -> None:
-        self._client = client
-        self._number = number
-        super().__init__(
-            _opened(client.filters[number], client.timeouts.connect),
-            timeouts=client.timeouts,
-            protocol=mta.Protocol(strict=client._strict),
-        )
-
-    def exchange(self, writes: Sequence[bytes], outgoing: Outgoing) -> Answer:
-        """Writes a step and waits for its answer."""
-        answer = super().exchange(writes, outgoing)
-        self._client.trail.append(mta.Step(outgoing.step, "", answer, self._number))
-        self._client._check()
-        return answer
-
-
-def _opened(filter: Any, timeout: float) -> socket.socket:
-    try:
-        sock: socket.socket = filter.open(timeout)
-    except ConnectionRefusedError as error:
-        raise mta.ConnectError(f"cannot connect: {error}") from error
-    return sock
 
 
 # -- starting ------------------------------------------------------------------------------------

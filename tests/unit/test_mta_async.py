@@ -19,7 +19,8 @@ from mta_support import ALL, OFFER, PATIENCE, C, Pieces, Script, Simple, options
 from test_mta_session import DIALOGUE
 
 from Milter import mta
-from Milter._mtaasync import AsyncMailServer, AsyncSession, connect_async
+from Milter._mailserverasync import AsyncMailServer
+from Milter._mtaasync import AsyncSession, connect_async
 
 T = TypeVar("T")
 

@@ -6,6 +6,7 @@ Bytes by hand from the wire spec; Postfix's macros and replies are those of its 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Union
 
@@ -13,7 +14,8 @@ import pytest
 from mta_support import ALL, OFFER, C, Script, Simple, agreed, packet
 
 from Milter import __version__, mta
-from Milter._dialogue import play
+from Milter._smtpsession import Exchange
+from Milter._wholemessage import message_to
 
 EML = b"Subject: hi\r\nX-Folded: a\r\n\tb\r\n\r\nhello\r\n"
 
@@ -25,46 +27,65 @@ def message(*recipients: str, body: bytes = b"hello\r\n") -> mta.Message:
     return found
 
 
+def exchanges(
+    conversation: mta.Protocol,
+    sent: mta.Message,
+    replies: dict[str, Union[bytes, list[bytes]]],
+    **kind: Any,
+) -> Generator[bytes, None, mta.Result]:
+    """Plays a message; yields what is written; `replies` by step, CONTINUE where there is none."""
+    kind = {
+        "client": mta.LOCALHOST,
+        "helo": None,
+        "macros": {},
+        "rejected": (),
+        "number": 1,
+        "on_step": None,
+        **kind,
+    }
+    script = message_to(conversation, sent, **kind)
+    answer = None
+    while True:
+        try:
+            operation = script.send(answer)
+        except StopIteration as end:
+            result: mta.Result = end.value
+            return result
+        assert isinstance(operation, Exchange)
+        yield b"".join(operation.writes)
+        outgoing = operation.outgoing
+        verdict = outgoing.verdict
+        changes: list[mta.Modification] = []
+        if verdict is None:
+            reply = replies.get(outgoing.step, C)
+            conversation.receive(reply.pop(0) if isinstance(reply, list) else reply)
+        while verdict is None:
+            event = conversation.next_event()
+            if isinstance(event, mta.Verdict):
+                verdict = event
+            else:
+                assert event is not None
+                assert not isinstance(event, (mta.Options, mta.Progress))
+                changes.append(event)
+        answer = mta.Answer(verdict, tuple(changes))
+
+
 def drive(
     sent: mta.Message,
     replies: dict[str, Union[bytes, list[bytes]]],
     protocol: Any = None,
     **kind: Any,
 ) -> tuple[mta.Result, list[str], mta.Protocol]:
-    """Plays a message; `replies` by step, CONTINUE where there is none.
+    """Plays a message.
 
     Returns the result, the letters that went out, and the conversation.
     """
     conversation = agreed() if protocol is None else protocol
-    kind = {
-        "client": mta.LOCALHOST,
-        "helo": None,
-        "macros": {},
-        "rejected": (),
-        "queue_id": "QUEUEID",
-        "on_step": None,
-        **kind,
-    }
-    script = play(conversation, sent, **kind)
+    play = exchanges(conversation, sent, replies, **kind)
     letters = []
     try:
-        outgoing = next(script)
         while True:
-            letters += split(outgoing.data)
-            verdict = outgoing.verdict
-            changes: list[mta.Modification] = []
-            if verdict is None:
-                reply = replies.get(outgoing.step, C)
-                conversation.receive(reply.pop(0) if isinstance(reply, list) else reply)
-            while verdict is None:
-                event = conversation.next_event()
-                if isinstance(event, mta.Verdict):
-                    verdict = event
-                else:
-                    assert event is not None
-                    assert not isinstance(event, (mta.Options, mta.Progress))
-                    changes.append(event)
-            outgoing = script.send(mta.Answer(verdict, tuple(changes)))
+            letters += split(next(play))
     except StopIteration as end:
         return end.value, letters, conversation
 
@@ -79,7 +100,8 @@ def split(data: bytes) -> list[str]:
     return letters
 
 
-FULL = ["DC", "C", "DH", "H", "DM", "M", "DR", "R", "DT", "T", "L", "L", "DN", "N", "B", "DE", "E"]
+ENVELOPE = ["DC", "C", "DH", "H", "DM", "M", "DR", "R", "DT", "T"]
+FULL = [*ENVELOPE, "DL", "L", "DL", "L", "DN", "N", "DB", "B", "DE", "E"]
 
 
 # -- all of it -----------------------------------------------------------------------------------
@@ -121,10 +143,10 @@ def test_whole_message() -> None:
         (b"".join(first), C),
         (b"".join(second), packet("y", b"550 5.1.1 Who is that?\0")),
         (packet("D", b"Ti\x004A5B6C0001\0") + packet("T"), C),
-        (packet("L", b"Subject\0hi\0"), C),
-        (packet("L", b"X-Folded\0a\n\tb\0"), C),
+        (packet("D", b"Li\x004A5B6C0001\0") + packet("L", b"Subject\0hi\0"), C),
+        (packet("D", b"Li\x004A5B6C0001\0") + packet("L", b"X-Folded\0a\n\tb\0"), C),
         (packet("D", b"Ni\x004A5B6C0001\0") + packet("N"), C),
-        (packet("B", b"hello\r\n"), C),
+        (packet("D", b"Bi\x004A5B6C0001\0") + packet("B", b"hello\r\n"), C),
         (
             packet("D", b"Ei\x004A5B6C0001\0") + packet("E"),
             packet("i", b"\0\0\0\0X-New\0v\0") + packet("+", b"<g@h.example>\0") + C,
@@ -199,7 +221,7 @@ def test_queue_ids(tmp_path: Path) -> None:
 
 def test_no_body() -> None:
     """A message with an empty body has no body step (1.3)."""
-    assert [x for x in FULL if x != "B"] == drive(message(body=b""), {})[1]
+    assert [x for x in FULL if x not in ("DB", "B")] == drive(message(body=b""), {})[1]
 
 
 @pytest.mark.parametrize(
@@ -218,7 +240,7 @@ def test_skipped_body() -> None:
     result, letters, _ = drive(
         message(body=bytes(200000)), {"body": [C, packet("s")]}, agreed(protocol=0x400)
     )
-    assert [*FULL[:14], "B", "B", "DE", "E"] == letters
+    assert [*FULL[:16], "DB", "B", "DB", "B", "DE", "E"] == letters
     assert mta.Outcome.ACCEPTED is result.outcome
 
 
@@ -241,12 +263,12 @@ def test_no_answers() -> None:
 # -- verdicts ------------------------------------------------------------------------------------
 
 REPLIES = {
-    "a": (mta.Outcome.ACCEPTED, "250 2.0.0 Ok: queued as QUEUEID"),
+    "a": (mta.Outcome.ACCEPTED, "250 2.0.0 Ok: queued as 4A5B6C0001"),
     "r": (mta.Outcome.REJECTED, "550 5.7.1 Command rejected"),
     "t": (mta.Outcome.TEMPFAILED, "451 4.7.1 Service unavailable - try again later"),
-    "d": (mta.Outcome.DISCARDED, "250 2.0.0 Ok: queued as QUEUEID"),
+    "d": (mta.Outcome.DISCARDED, "250 2.0.0 Ok: queued as 4A5B6C0001"),
 }
-STOPS = {"mail": 6, "data": 10, "header": 11, "eoh": 14, "body": 15, "eom": 17}
+STOPS = {"mail": 6, "data": 10, "header": 12, "eoh": 16, "body": 18, "eom": 20}
 
 
 @pytest.mark.parametrize("letter", "artd")
@@ -318,7 +340,7 @@ def test_some_recipients_refused() -> None:
 
 @pytest.mark.parametrize(
     ("step", "letters", "abort"),
-    [("connect", 2, False), ("mail", 6, False), ("rcpt", 8, True), ("eoh", 14, False)],
+    [("connect", 2, False), ("mail", 6, False), ("rcpt", 8, True), ("eoh", 16, False)],
 )
 def test_421(step: str, letters: int, abort: bool) -> None:
     """A reply of 421 closes the SMTP session at whatever step (4.5)."""
@@ -327,7 +349,10 @@ def test_421(step: str, letters: int, abort: bool) -> None:
     full = [*FULL[:8], "DR", "R", *FULL[8:]]
     expected = full[: letters + (2 if letters > 8 else 0)] + (["A"] if abort else [])
     assert expected == played
-    assert (mta.Outcome.TEMPFAILED, "421 4.7.0 Go away", True) == (
+    # Of the answer to CONNECT the greeting has nothing but the code.
+    greeting = "421 mta.example.org Service unavailable - try again later"
+    reply = greeting if step == "connect" else "421 4.7.0 Go away"
+    assert (mta.Outcome.TEMPFAILED, reply, True) == (
         result.outcome,
         result.reply,
         result.session_over,
@@ -396,36 +421,15 @@ def test_results_are_values() -> None:
 
 
 def wire(sent: mta.Message, conversation: mta.Protocol, **kind: Any) -> dict[str, bytes]:
-    """The macro packets of one message, by their stage."""
+    """The last macro packet of each stage that goes out with one message."""
     packets: dict[str, bytes] = {}
-    script = play(
-        conversation,
-        sent,
-        client=kind.pop("client", mta.LOCALHOST),
-        helo=None,
-        macros=kind.pop("macros", {}),
-        rejected=kind.pop("rejected", ()),
-        queue_id="Q1",
-        on_step=None,
-    )
-    try:
-        outgoing = next(script)
-        while True:
-            data = outgoing.data
-            while data:
-                size = 4 + int.from_bytes(data[:4], "big")
-                if data[4:5] == b"D":
-                    packets[data[5:6].decode()] = data[6:size]
-                data = data[size:]
-            if outgoing.verdict is None:
-                conversation.receive(C)
-                verdict = conversation.next_event()
-                assert isinstance(verdict, mta.Verdict)
-            else:
-                verdict = outgoing.verdict
-            outgoing = script.send(mta.Answer(verdict))
-    except StopIteration:
-        return packets
+    for data in exchanges(conversation, sent, {}, **kind):
+        while data:
+            size = 4 + int.from_bytes(data[:4], "big")
+            if data[4:5] == b"D":
+                packets[data[5:6].decode()] = data[6:size]
+            data = data[size:]
+    return packets
 
 
 def test_requested_macros() -> None:
@@ -443,10 +447,10 @@ def test_requested_macros() -> None:
     assert (
         b"j\0mta.example.org\0{mail_addr}\0a@b.example\0{rcpt_addr}\0c@d.example\0" == packets["R"]
     )
-    assert b"i\0Q1\0j\0mta.example.org\0" == packets["E"]
+    assert b"i\x004A5B6C0001\0j\0mta.example.org\0" == packets["E"]
     assert b"" == packets["N"]
     # Nothing was asked for at DATA.
-    assert b"i\0Q1\0" == packets["T"]
+    assert b"i\x004A5B6C0001\0" == packets["T"]
 
 
 def test_macros_of_ones_own() -> None:
@@ -493,19 +497,20 @@ def test_recipients_that_the_mta_rejects() -> None:
     # Without it, nothing but the good recipient's.
     packets = wire(message(), agreed(), rejected=rejected)
     assert packets["R"].startswith(b"{rcpt_addr}\0c@d.example\0")
-    for letter in "crtd":
+    for letter in "crt":
         result, letters, _ = drive(
             message(), {"rcpt": [C, packet(letter)]}, agreed(protocol=0x800), rejected=rejected
         )
         assert [*FULL[:8], "DR", "R", *FULL[8:]] == letters
         assert mta.Outcome.ACCEPTED is result.outcome
         assert () == result.refused
-    # To the filter ACCEPT is about the message, which it takes no more of.
-    result, letters, _ = drive(
-        message(), {"rcpt": [C, packet("a")]}, agreed(protocol=0x800), rejected=rejected
-    )
-    assert [*FULL[:8], "DR", "R"] == letters
-    assert mta.Outcome.ACCEPTED is result.outcome
+    # To the filter ACCEPT and DISCARD are about the message, of which Postfix asks it no more.
+    for letter in "ad":
+        result, letters, _ = drive(
+            message(), {"rcpt": [C, packet(letter)]}, agreed(protocol=0x800), rejected=rejected
+        )
+        assert [*FULL[:8], "DR", "R", *(["A"] if letter == "d" else [])] == letters
+        assert mta.Outcome.ACCEPTED is result.outcome
     # Not even 421 counts.
     text = packet("y", b"421 4.7.0 Go away\0")
     result, _, _ = drive(message(), {"rcpt": [C, text]}, agreed(protocol=0x800), rejected=rejected)
