@@ -53,9 +53,17 @@ Event = Union[Options, Verdict, Progress, Modification]
 
 _RANK_RCPT: Final[int] = COMMANDS[lib.SMFIC_RCPT].rank
 
-# Steps whose macros MTAs send although the step itself was negotiated away (wire spec 2.7).
+# Steps whose macros MTAs send although the step itself was negotiated away (wire spec 2.7; Postfix
+# does so at UNKNOWN, too).
 _MACROS_ALWAYS: Final = frozenset(
-    {lib.SMFIC_CONNECT, lib.SMFIC_HELO, lib.SMFIC_MAIL, lib.SMFIC_RCPT, lib.SMFIC_DATA}
+    {
+        lib.SMFIC_CONNECT,
+        lib.SMFIC_HELO,
+        lib.SMFIC_MAIL,
+        lib.SMFIC_RCPT,
+        lib.SMFIC_DATA,
+        lib.SMFIC_UNKNOWN,
+    }
 )
 
 
@@ -67,6 +75,8 @@ _SIZES: Final[int] = lib.SMFIP_MDS_256K | lib.SMFIP_MDS_1M
 _DEFAULT_MAX: Final = 65535  # bytes of data in a packet, before anything else is agreed on
 _LARGEST_INDEX: Final = 0x7FFFFFFF  # a filter's numbers are signed
 _HEADER_CHANGES: Final = frozenset({lib.SMFIR_ADDHEADER, lib.SMFIR_INSHEADER, lib.SMFIR_CHGHEADER})
+# What Sendmail takes for a reply text at all.
+_SENDMAIL_REPLY: Final = re.compile(rb"[45][0-9][0-9][^\0]*\0")
 _ABOUT_CLIENT: Final = frozenset({lib.SMFIC_CONNECT, lib.SMFIC_HELO})
 
 
@@ -102,6 +112,10 @@ class Protocol:
         progress_anywhere: the filter may say that it is still at work at any time, as with
             Postfix; false: only at the end of a message, as with Sendmail.
         receive_limit: bytes of letter and data of one packet from the filter.
+        rules: whose conversation it is, ``postfix`` or ``sendmail``: where it is not strict, it
+            puts up with what this mail server does, and with nothing else; and the macros are
+            chosen by whoever plays the mail server. None: what any of them puts up with, short of
+            packets that are malformed.
     """
 
     def __init__(
@@ -110,12 +124,14 @@ class Protocol:
         strict: bool = True,
         progress_anywhere: bool = True,
         receive_limit: int = 64 * 1024 * 1024,
+        rules: Optional[str] = None,
     ) -> None:
         self.options: Optional[Options] = None
         """What was negotiated; None before."""
         self.strict = strict
         self._progress_anywhere = progress_anywhere
         self._limit = receive_limit
+        self._rules = rules
         self._input = bytearray()
         self._eof = False
         self._error: Optional[MilterError] = None
@@ -286,6 +302,9 @@ class Protocol:
 
     def _fields(self, reply: Reply, data: bytes) -> tuple[list[int], list[Optional[bytes]]]:
         fields = decode(reply.shape, data)
+        if fields is None and not reply.shape and self._as("sendmail"):
+            # It does not look at what stands behind the letter (wire spec 1.4).
+            fields = [], []
         if fields is None:
             more = "..." if len(data) > 60 else ""
             self._break(
@@ -293,6 +312,10 @@ class Protocol:
                 RULES["layout"],
             )
         return fields
+
+    def _as(self, server: str) -> bool:
+        """True: what this mail server puts up with passes."""
+        return self._rules == server and not self.strict
 
     def _check_silence(self) -> None:
         """Nothing is due from the filter: whatever it has said is wrong, but for progress."""
@@ -326,12 +349,15 @@ class Protocol:
         offered_actions = offered_actions or _FIRST_ACTIONS
         offered_protocol = offered_protocol or _FIRST_PROTOCOL
         # Version 0 is not told apart from 1: neither has ever been spoken by an MTA's client.
-        if not lib.MLT_PROTOCOL_OLDEST <= version <= offered_version:
+        too_old = version < lib.MLT_PROTOCOL_OLDEST and not self._as("postfix")
+        too_new = version > offered_version and not self._as("sendmail")
+        if too_old or too_new:
             self._break(f"protocol version {version}; {offered_version} was offered", rule)
+        version = max(version, lib.MLT_PROTOCOL_OLDEST)
         if actions & ~offered_actions:
             self._break(f"actions 0x{actions:X}; 0x{offered_actions:X} were offered", rule)
         if protocol & ~offered_protocol:
-            if self.strict:
+            if self.strict or self._as("sendmail"):
                 self._break(f"protocol 0x{protocol:X}; 0x{offered_protocol:X} was offered", rule)
             protocol &= offered_protocol
         if self.strict and not _SIZES & ~protocol:
@@ -394,20 +420,19 @@ class Protocol:
         assert self._due is not None
         assert self.options is not None
         due = self._due
-        _, texts = self._fields(reply, data)
         if reply.letter == lib.SMFIR_REPLYCODE:
-            try:
-                verdict = parse_reply(texts[0] or b"", self.strict)
-            except ProtocolError as error:
-                self._fail(error)
+            verdict = self._reply_text(reply, data)
         else:
+            self._fields(reply, data)
             verdict = Verdict(KINDS[reply.letter])
         if verdict.kind is Kind.SKIP:
             negotiated = due.letter == lib.SMFIC_BODY and self.options.protocol & lib.SMFIP_SKIP
-            if due.answer == lib.MLT_ANSWER_MODS or (self.strict and not negotiated):
+            at_end = due.answer == lib.MLT_ANSWER_MODS and not self._as("postfix")
+            if at_end or (self.strict and not negotiated):
                 why = " that was not negotiated" if due.letter == lib.SMFIC_BODY else ""
                 self._break(f"SKIP{why} in answer to {self.waiting_for}", RULES["skip"])
-            self._skipped = due.letter
+            if due.letter == lib.SMFIC_BODY or not self._as("sendmail"):
+                self._skipped = due.letter
         elif self.strict and verdict.kind is Kind.DISCARD and due.letter in _ABOUT_CLIENT:
             self._break(f"DISCARD in answer to {self.waiting_for}", RULES["discard"])
         elif (
@@ -419,6 +444,16 @@ class Protocol:
             self._rank = None
         self._due = None
         return verdict
+
+    def _reply_text(self, reply: Reply, data: bytes) -> Verdict:
+        if self._as("sendmail") and not _SENDMAIL_REPLY.fullmatch(data):
+            # To it this is a refusal with nothing to say (wire spec 1.4).
+            return Verdict(Kind.REJECT, raw=data.partition(b"\0")[0])
+        _, texts = self._fields(reply, data)
+        try:
+            return parse_reply(texts[0] or b"", self.strict, self._as("postfix"))
+        except ProtocolError as error:
+            self._fail(error)
 
     def _fail(self, error: MilterError) -> NoReturn:
         self.fail(error)
@@ -658,7 +693,9 @@ class Protocol:
         protocol = self.options.protocol
         if command.rank > 0:
             self._rank = command.rank
-        if command.no_bit & protocol or command.since > self.options.version:
+        if command.since > self.options.version:
+            return Outgoing(step, b"", NOT_SENT)
+        if command.no_bit & protocol:
             early = self._macros(letter, macros) if letter in _MACROS_ALWAYS else b""
             return Outgoing(step, early, NOT_SENT)
         if self._skipped == letter:
@@ -678,7 +715,7 @@ class Protocol:
             return b""
         pairs = [(to_wire(name), to_wire(value)) for name, value in macros.items()]
         wanted = self.options.macro_lists.get(STAGES.get(letter, -1))
-        if wanted is not None:
+        if wanted is not None and self._rules is None:
             names = {_macro_key(to_wire(name)) for name in wanted}
             pairs = [pair for pair in pairs if _macro_key(pair[0]) in names]
         self._packets += 1

@@ -300,14 +300,15 @@ _REPLY_TEXT: Final = 980  # bytes of a line, without the codes
 _ENHANCED = re.compile(rb"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: +|$)")
 
 
-def parse_reply(text: bytes, strict: bool = True) -> Verdict:
+def parse_reply(text: bytes, strict: bool = True, postfix: bool = False) -> Verdict:
     """Returns the verdict of a reply text.
 
     Args:
         text: without the NUL.
         strict: also what one mail server or the other puts up with is an error: an enhanced code of
-            another class than the SMTP code, a digit in its place that is not its class, more or
-            longer lines than a libmilter filter can make, a lone ``%``.
+            another class than the SMTP code, a digit in its place that is not its class, a code and
+            nothing else, more or longer lines than a libmilter filter can make, a lone ``%``.
+        postfix: what Postfix does not put up with is an error.
 
     Raises:
         ProtocolError: it is no SMTP reply, or none that refuses anything.
@@ -318,8 +319,9 @@ def parse_reply(text: bytes, strict: bool = True) -> Verdict:
 
     lines = text.split(b"\r\n")
     code = lines[0][:3]
-    enhanced: Optional[bytes] = None
-    words = []
+    codes: list[Optional[bytes]] = []  # the enhanced one of each line
+    words: list[bytes] = []  # and what stands behind it
+    rests: list[bytes] = []  # both
     for number, line in enumerate(lines, 1):
         match = None if b"\r" in line or b"\n" in line else _REPLY_LINE.fullmatch(line)
         if match is None:
@@ -330,30 +332,32 @@ def parse_reply(text: bytes, strict: bool = True) -> Verdict:
             bad(f"line {number} of {len(lines)} has the wrong separator after its code")
         rest = match.group(3) or b""
         status = _ENHANCED.match(rest)
-        if status is not None and (enhanced is None or status.group(1) == enhanced):
-            enhanced = status.group(1)
-            rest = rest[status.end() :]
-            if strict and enhanced[:1] != code[:1]:
-                bad(
-                    f"the classes of {code.decode()} and {enhanced.decode()} differ",
-                    "reply classes",
-                )
-        if strict and len(rest) > _REPLY_TEXT:
-            bad(f"line {number} has {len(rest)} bytes of text", "reply size")
-        words.append(from_wire(rest))
-    if strict:
+        enhanced = None if status is None else status.group(1)
+        codes.append(enhanced)
+        rests.append(rest)
+        words.append(rest if status is None else rest[status.end() :])
+        if strict and enhanced is not None and enhanced[:1] != code[:1]:
+            bad(f"the classes of {code.decode()} and {enhanced.decode()} differ", "reply classes")
+        if strict and len(words[-1]) > _REPLY_TEXT:
+            bad(f"line {number} has {len(words[-1])} bytes of text", "reply size")
+    if strict or postfix:
+        if text == code:
+            bad("nothing stands behind the code")
         # Postfix takes a digit there for the class of an enhanced code, whatever it is.
         if text[4:5].isdigit() and text[4:5] != code[:1]:
             bad(f"{code.decode()} and then {text[4:5].decode()}", "reply classes")
+    if strict:
         if len(lines) > _REPLY_LINES:
             bad(f"{len(lines)} lines", "reply size")
         if b"%" in text.replace(b"%%", b""):
             bad("a lone %", "percent")
+    # It is one of the whole reply where every line has it; else it is part of its line.
+    common = codes[0] if len(set(codes)) == 1 else None
     return Verdict(
         Kind.REJECT if code.startswith(b"5") else Kind.TEMPFAIL,
         int(code),
-        None if enhanced is None else enhanced.decode("ascii"),
-        tuple(words),
+        None if common is None else common.decode("ascii"),
+        tuple(map(from_wire, words if common else rests)),
         text,
     )
 

@@ -6,13 +6,14 @@ Source: wire spec 2.7; what Postfix 3.7.11 did where that is silent.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Callable, Optional
+from typing import Callable, Final, Optional
 
 from Milter._conversation import Macros, Outgoing, Protocol
 from Milter._dialogue import SmtpClient
 from Milter._engine import lib
 from Milter._message import Message, Modification, shown
-from Milter._mtacodec import NO_REPLY, Kind, MilterError, Verdict
+from Milter._mtacodec import HEAD, NO_REPLY, Kind, MilterError, ProtocolError, Verdict
+from Milter._mtarules import RULES
 from Milter._smtpsession import (
     Exchange,
     Link,
@@ -22,6 +23,23 @@ from Milter._smtpsession import (
     SmtpReply,
     said,
 )
+
+# What it says where the session is to end (also to a filter's SHUTDOWN, which no filter sends).
+_SHUTDOWN: Final = "421 4.7.0 Server closing connection"
+_SHUT_DOWN: Final = bytes([lib.SMFIR_SHUTDOWN])
+_ENVELOPE_MACROS: Final = frozenset(
+    {
+        "{mail_addr}",
+        "{mail_host}",
+        "{mail_mailer}",
+        "{rcpt_addr}",
+        "{rcpt_host}",
+        "{rcpt_mailer}",
+        "{client_connections}",
+        "{client_resolve}",
+    }
+)
+_MISREAD: Final = frozenset({RULES["reply"], RULES["reply classes"]})
 
 
 class PostfixDialogue(SmtpDialogue):
@@ -35,6 +53,8 @@ class PostfixDialogue(SmtpDialogue):
         """See :class:`SmtpDialogue`."""
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self._helo = False
+        # Filters that sent no SMTP reply within a message's content, and what stands for them then.
+        self._misread: list[tuple[Link, Optional[Ruling]]] = []
 
     def _connect(self, client: SmtpClient) -> Script[Optional[SmtpReply]]:
         def make(link: Link) -> Callable[[Protocol], Outgoing]:
@@ -44,12 +64,12 @@ class PostfixDialogue(SmtpDialogue):
 
         ruling: Optional[Ruling] = None
         for link in self._links:
-            if (yield from self._open(link)):
+            if ruling is not None or any(each.failed and _holds(each) for each in self._links):
+                link.gone = True  # it is never asked
+            elif (yield from self._open(link)):
                 ruling = yield from self._consult(link, "connect", make(link), str(client))
             else:
                 ruling = link.standing
-            if ruling is not None:
-                break
         if ruling is None or ruling.reply is None:
             return None
         if ruling.reply.closes:
@@ -172,6 +192,8 @@ class PostfixDialogue(SmtpDialogue):
                 if ruling.reply is None:
                     self._discard = ruling
                 return ruling
+            if link.failed and _holds(link):
+                return None  # that is an answer, so no filter behind it is asked
         return None
 
     def _consult(
@@ -228,6 +250,10 @@ class PostfixDialogue(SmtpDialogue):
         return reply
 
     def _ended(self, ruling: Optional[Ruling]) -> Script[None]:
+        # That it is not set up well was cleanup's to say; to smtpd the filter is just gone.
+        for link, standing in self._misread:
+            link.standing = standing
+        self._misread = []
         self._give_up()
         yield from ()
 
@@ -247,6 +273,17 @@ class PostfixDialogue(SmtpDialogue):
                 return link.standing, ()
         return (yield from super()._contents(link, message))
 
+    def _macros(self, link: Link, stage: int) -> Optional[Macros]:
+        macros = super()._macros(link, stage)
+        if not self._in_content or macros is None:
+            return macros
+        # cleanup was not told these by smtpd.
+        return {
+            name: value
+            for name, value in macros.items()
+            if name in self._given or name not in _ENVELOPE_MACROS
+        }
+
     def _writes(self, link: Link, outgoing: Outgoing) -> tuple[bytes, ...]:
         link.pending += outgoing.data
         if outgoing.verdict is not None or not link.pending:
@@ -260,7 +297,7 @@ class PostfixDialogue(SmtpDialogue):
         if verdict.lines:
             return Ruling(verdict, said(verdict))
         if verdict.code == 421:
-            text = "421 4.3.0 Service unavailable - closing connection"
+            text = _SHUTDOWN
         elif verdict.kind is Kind.TEMPFAIL:
             text = "451 4.7.1 Service unavailable - try again later"
         else:
@@ -273,3 +310,17 @@ class PostfixDialogue(SmtpDialogue):
             assert link.standing is not None
             reply = SmtpReply.of("550 5.5.0 Service unavailable")
             link.standing = Ruling(link.standing.verdict, reply)
+        if not isinstance(error, ProtocolError):
+            return
+        if error.data[HEAD - 1 : HEAD] == _SHUT_DOWN and not self._in_content:
+            link.standing = self._ruling(Verdict(Kind.TEMPFAIL, 421), step, "")
+        elif error.rule in _MISREAD and link.standing is not None:
+            if self._in_content:
+                self._misread.append((link, link.standing))
+            reply = SmtpReply.of("451 4.3.5 Server configuration problem - try again later")
+            link.standing = Ruling(Verdict(Kind.TEMPFAIL, 451, "4.3.5"), reply)
+
+
+def _holds(link: Link) -> bool:
+    """True: where this filter fails, the message is put aside."""
+    return link.action == "quarantine"

@@ -5,16 +5,16 @@ Source: wire spec 2.7; what Sendmail 8.17.1.9 did where that is silent.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Callable, Optional
+from typing import Callable, Final, Optional
 
 from Milter._conversation import Macros, Outgoing, Protocol
-from Milter._dialogue import SmtpClient
+from Milter._dialogue import Result, SmtpClient
 from Milter._engine import lib
-from Milter._message import (
-    shown,
-)
-from Milter._mtacodec import HEAD, Kind, Verdict
+from Milter._message import Message, from_wire, shown, to_wire
+from Milter._mtacodec import HEAD, Kind, MilterError, ProtocolError, Verdict
+from Milter._mtarules import RULES
 from Milter._smtpsession import (
     Link,
     Ruling,
@@ -24,6 +24,11 @@ from Milter._smtpsession import (
     said,
 )
 
+_ENHANCED: Final = re.compile("([245](?:[.][0-9]{1,3}){2}) +(.*)")
+
+
+_CONTENT: Final = frozenset({"content", "header", "eoh", "body", "eom"})
+
 
 class SendmailDialogue(SmtpDialogue):
     """Sendmail.
@@ -31,6 +36,8 @@ class SendmailDialogue(SmtpDialogue):
     It connects to all filters before it greets the client, writes each packet with a write of its
     own, and gives a message up at once, to those filters only that have it in hand.
     """
+
+    skip_ends_body = True
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         """See :class:`SmtpDialogue`."""
@@ -60,7 +67,7 @@ class SendmailDialogue(SmtpDialogue):
             )
             if step is None:
                 self._session = link.standing
-            elif step.verdict.kind is Kind.ACCEPT:
+            elif step.verdict.kind in (Kind.ACCEPT, Kind.SKIP):
                 yield from self._hang_up(link)
             elif step.verdict.kind is Kind.DISCARD:
                 # Nobody filters this session, and mail passes.
@@ -98,7 +105,7 @@ class SendmailDialogue(SmtpDialogue):
             )
             if step is None:
                 self._session = link.standing
-            elif step.verdict.kind is Kind.ACCEPT:
+            elif step.verdict.kind in (Kind.ACCEPT, Kind.SKIP):
                 yield from self._hang_up(link)
             elif step.verdict.kind is Kind.DISCARD:
                 break  # the others are not asked, and that is all
@@ -129,7 +136,9 @@ class SendmailDialogue(SmtpDialogue):
         )
         if ruling is None:
             return None
-        yield from self._abort()
+        broke = any(link.failed and link.standing is not None for link in self._links)
+        if not (broke and ruling.reply is not None and ruling.reply.closes):
+            yield from self._abort()
         if ruling.reply is None:
             self._discard = ruling
             return None
@@ -225,13 +234,16 @@ class SendmailDialogue(SmtpDialogue):
                 continue
             answered = yield from self._ask(link, make(link), argument)
             if answered is None:
-                if link.standing is not None:
+                if link.standing is not None and not _late(self.errors[-1]):
                     return self._ruling(link.standing.verdict, step, about)
                 continue
             verdict = answered.verdict
             if step == "mail":
                 link.told = not verdict.final
-            if verdict.kind is Kind.ACCEPT:
+                link.answered = verdict.kind is Kind.CONTINUE
+            if verdict.kind is Kind.SKIP:
+                yield from self._hang_up(link)
+            elif verdict.kind is Kind.ACCEPT:
                 link.done = True
                 link.told = False
             elif verdict.final:
@@ -239,12 +251,13 @@ class SendmailDialogue(SmtpDialogue):
         return None
 
     def _abort(self) -> Script[None]:
-        """Says ABORT to all filters that have the message in hand."""
+        """Says ABORT to all filters that have the message in hand, and have answered MAIL."""
         for link in self._links:
             if link.told and not link.gone:
                 link.told = False
-                link.done = True  # also unknown commands are not for it until the next MAIL
-                yield from self._ask(link, lambda protocol: protocol.abort())
+                if link.answered:
+                    link.done = True  # also unknown commands are not for it until the next MAIL
+                    yield from self._ask(link, lambda protocol: protocol.abort())
 
     def _reply(self, ruling: Optional[Ruling]) -> Optional[SmtpReply]:
         if ruling is None or ruling.reply is None:
@@ -261,10 +274,22 @@ class SendmailDialogue(SmtpDialogue):
         return f"250 2.0.0 {self.queue_id} Message accepted for delivery"
 
     def _macros(self, link: Link, stage: int) -> Optional[Macros]:
-        macros = super()._macros(link, stage)
-        if macros is not None and stage == lib.SMFIM_EOM and "{msg_id}" not in macros:
-            return {**macros, "{msg_id}": f"<{self.queue_id}@{self.hostname}>"}
-        return macros
+        if stage == lib.SMFIM_EOM:
+            # The list for the end of the message counts only beside one for that of the headers,
+            # and that one alone switches these macros off (wire spec 2.5).
+            assert link.protocol.options is not None
+            lists = link.protocol.options.macro_lists
+            if lib.SMFIM_EOH in lists and stage not in lists:
+                return None
+            if lib.SMFIM_EOH not in lists and stage in lists:
+                return {"{msg_id}": {**self._values, **self._given}["{msg_id}"]}
+        return super()._macros(link, stage)
+
+    def content(self, message: Message, macros: Optional[Macros] = None) -> Script[Result]:
+        found = message.get_all("Message-Id")
+        made = f"<{self.queue_id}@{self.hostname}>"
+        self._tell(msg_id=from_wire(found[0]).strip() if found else made)
+        return (yield from super().content(message, macros))
 
     def _writes(self, link: Link, outgoing: Outgoing) -> tuple[bytes, ...]:
         data, writes = outgoing.data, []
@@ -285,24 +310,48 @@ class SendmailDialogue(SmtpDialogue):
             code = None if verdict.code != 421 else 421
             verdict = Verdict(verdict.kind, code, None, (), verdict.raw)
         if verdict.lines:
-            reply = said(verdict)
-            lines = reply.lines
-            if about and not reply.closes:
-                lines = (f"{about}... {lines[0]}", *lines[1:])
-            default = f"{str(reply.code)[0]}.0.0"
-            return Ruling(verdict, SmtpReply(reply.code, reply.enhanced or default, lines))
+            return Ruling(verdict, _in_its_words(verdict, about))
         if verdict.code == 421:
             text = f"421 4.7.0 {self.hostname} closing connection"
-            if step in ("mail", "rcpt"):
+            if step in ("mail", "rcpt", "unknown"):
                 text = "421 4.3.0 closing connection"
         elif verdict.kind is Kind.TEMPFAIL:
             text = "451 4.3.2 Please try again later"
         elif step in ("connect", "helo"):
             text = "550 5.0.0 Command rejected"
-        elif step == "content":
+        elif step in ("header", "eoh") and verdict.raw:
+            text = "550 5.7.1 Command rejected"
+        elif step in _CONTENT:
             text = "554 5.7.1 Command rejected"
         else:
             text = (
                 f"550 5.7.1 {about}... Command rejected" if about else "550 5.7.1 Command rejected"
             )
         return Ruling(verdict, SmtpReply.of(text))
+
+
+# What it finds out of place, rather than unreadable, it comes back to at the next step only.
+_LATE: Final = frozenset(RULES[name] for name in ("letter", "never", "progress", "early change"))
+
+
+def _late(error: MilterError) -> bool:
+    """True: the step at which a filter failed so still passes."""
+    return isinstance(error, ProtocolError) and error.rule in _LATE
+
+
+def _in_its_words(verdict: Verdict, about: str) -> SmtpReply:
+    """A filter's reply text as Sendmail says it: in ASCII, the address put into the first line."""
+    reply = said(verdict)
+    lines = [bytes(byte & 0x7F for byte in to_wire(line)).decode("ascii") for line in reply.lines]
+    enhanced = reply.enhanced
+    if enhanced and lines == [""] and not verdict.raw.endswith(b" "):
+        # With nothing behind it, it is text.
+        lines, enhanced = [enhanced], None
+    before = f"{about}... " if about and not reply.closes else ""
+    if enhanced is None and len(lines) > 1:
+        # Each line has its own, or none, but for the first.
+        match = _ENHANCED.fullmatch(lines[0])
+        code, first = match.groups() if match else (f"{str(reply.code)[0]}.0.0", lines[0])
+        return SmtpReply(reply.code, None, (f"{code} {before}{first}", *lines[1:]))
+    enhanced = enhanced or f"{str(reply.code)[0]}.0.0"
+    return SmtpReply(reply.code, enhanced, (before + lines[0], *lines[1:]))

@@ -19,13 +19,15 @@ import abc
 import re
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Callable, NamedTuple, Optional, TypeVar, Union
+from typing import Callable, Final, NamedTuple, Optional, TypeVar, Union
 
 from Milter._conversation import Macros, Outgoing, Protocol
 from Milter._dialogue import HOSTNAME, Answer, Outcome, RejectedRecipient, Result, SmtpClient, Step
 from Milter._engine import lib
 from Milter._heldmessage import HeldMessage, server_fault
 from Milter._message import (
+    ChangeHeader,
+    DeleteHeader,
     Message,
     Modification,
     Quarantine,
@@ -38,10 +40,14 @@ from Milter._message import (
     shown,
     to_wire,
 )
-from Milter._mtacodec import NOT_SENT, Kind, MilterError, StateError, Verdict
+from Milter._mtacodec import NOT_SENT, Kind, MilterError, ProtocolError, StateError, Verdict
+from Milter._mtarules import RULES
 from Milter._profiles import ACTIONS, Profile, Timeouts
 
 T = TypeVar("T")
+
+# Why a message is put aside for a filter that failed.
+_UNAVAILABLE: Final = "milter unavailable"
 
 
 # -- what is to be done --------------------------------------------------------------------------
@@ -109,6 +115,8 @@ class SmtpReply:
         middle = f"{self.enhanced} " if self.enhanced else ""
         *first, last = self.lines
         said = [f"{self.code}-{middle}{line}" for line in first]
+        if self.enhanced and not last:
+            middle = self.enhanced  # nothing stands behind it
         return "\r\n".join([*said, f"{self.code} {middle}{last}"])
 
     @property
@@ -160,10 +168,14 @@ class Link:
         self.connected = False
         self.gone = False
         """The connection is closed, or was never made: it is asked nothing more."""
+        self.failed = False
+        """It is gone because it failed the MTA."""
         self.done = False
         """It is left alone until the next message begins."""
         self.told = False
         """It has the message in hand: it was told of MAIL, and has not decided since."""
+        self.answered = False
+        """It has answered MAIL, and lets it pass."""
         self.standing: Optional[Ruling] = None
         """What counts as its answer where it cannot be asked any more; None: it lets pass."""
         self.pending = b""
@@ -211,6 +223,7 @@ class SmtpDialogue(abc.ABC):
                     strict=strict,
                     progress_anywhere=profile.progress_anywhere,
                     receive_limit=receive_limit,
+                    rules=profile.name,
                 ),
                 each.default_action or profile.default_action,
             )
@@ -225,6 +238,8 @@ class SmtpDialogue(abc.ABC):
         self.message_count = 0
         """How many messages began; their names go by it."""
         self._data_refused: Optional[SmtpReply] = None
+        self._in_content = False
+        self._quarantine: Optional[str] = None
         self._values: dict[str, Text] = {}
         self._given: dict[str, Text] = {}
         self._drop()
@@ -245,6 +260,9 @@ class SmtpDialogue(abc.ABC):
         return from_wire(to_wire(self._given.get("i", f"{0x4A5B6C0000 + self.message_count:X}")))
 
     # -- the SMTP session ------------------------------------------------------------------------
+
+    skip_ends_body = False
+    """SKIP in answer to a header, or their end, keeps the body from the filter."""
 
     def connect(
         self, client: SmtpClient, macros: Optional[Macros] = None
@@ -274,6 +292,9 @@ class SmtpDialogue(abc.ABC):
                 "{client_ptr}": client.name,
                 "{client_addr}": client.address or "unknown",
                 "{client_port}": str(client.port),
+                "{client_connections}": "1",
+                "{client_resolve}": "FAIL" if client.name.startswith("[") else "OK",
+                "{daemon_port}": "25",
             }
         )
         return (yield from self._connect(client))
@@ -392,25 +413,28 @@ class SmtpDialogue(abc.ABC):
         ruling = self._discard
         changes: list[tuple[int, Modification]] = []
         held = HeldMessage(message, self.profile.name)
+        self._in_content = True
         if ruling is None:
             for link in self._links:
                 passed = link.standing if link.gone else None
+                aside = False  # this filter has put the message aside
                 if not link.gone and not link.done:
                     passed, made = yield from self._contents(link, held.seen())
                     changes += [(link.number, change) for change in made]
                     self._apply(link, held, made)
                     fault = server_fault(made, self.profile.name)
                     if fault is not None and passed is None:
-                        verdict = Verdict(Kind.TEMPFAIL, 451, "4.3.5")
-                        passed = Ruling(verdict, SmtpReply.of(fault))
+                        passed = yield from self._faulted(link, made, fault)
+                    aside = any(isinstance(change, Quarantine) for change in made)
+                    aside = aside or (link.failed and link.action == "quarantine")
                 if passed is not None:
                     ruling = passed
                     break
-                if self.profile.name == "postfix" and any(
-                    isinstance(change, Quarantine) for _, change in changes
-                ):
-                    # It asks no filter behind one that puts the message aside.
-                    break
+                if aside and self.profile.name == "postfix":
+                    break  # it asks no filter behind it
+        self._in_content = False
+        if any(link.failed and link.action == "quarantine" for link in self._links):
+            self._quarantine = self._quarantine or _UNAVAILABLE
         result = self._result(held.stored(), ruling, tuple(change for _, change in changes))
         yield from self._ended(ruling)
         if ruling is not None and ruling.reply is not None and ruling.reply.closes:
@@ -450,7 +474,7 @@ class SmtpDialogue(abc.ABC):
         self._in_message = False
         self._data_refused = None
         self._discard: Optional[Ruling] = None
-        self._quarantine: Optional[str] = None
+        self._quarantine = None
         self._refused: list[Step] = []
         for link in self._links:
             link.told = False
@@ -468,6 +492,8 @@ class SmtpDialogue(abc.ABC):
         options = link.protocol.options
         assert options is not None
         wanted = options.macro_lists.get(stage)
+        if not wanted and self.profile.name == "postfix":
+            wanted = None  # an empty list asks for nothing else
         default = self.profile.macros.get(stage, ())
         names = list(default if wanted is None else wanted)
         if wanted is None and stage in (lib.SMFIM_CONNECT, lib.SMFIM_ENVFROM):
@@ -539,15 +565,17 @@ class SmtpDialogue(abc.ABC):
         error.filter = link.number
         self.errors.append(error)
         link.gone = True
+        link.failed = True
         link.told = False
         link.pending = b""
         link.standing = None
         if link.action == "quarantine":
-            self._quarantine = "milter unavailable"
+            self._quarantine = _UNAVAILABLE
         elif link.action != "accept":
             kind = Kind.REJECT if link.action == "reject" else Kind.TEMPFAIL
             code = 421 if link.action == "shutdown" else None
-            link.standing = self._ruling(Verdict(kind, code), step, "")
+            place = "content" if self._in_content else step
+            link.standing = self._ruling(Verdict(kind, code), place, "")
         if link.connected:
             yield Close(link.number)
 
@@ -588,7 +616,8 @@ class SmtpDialogue(abc.ABC):
         Returns:
             What the MTA acts upon, if anything, and the changes.
         """
-        content = self._content_macros(link)
+        content = self._content_macros(link, lib.SMFIM_EOH)
+        skipped = False
         for header in message.headers:
             # Blanks before the colon are not part of the name (RFC 5322 4.5.8).
             name, value = header.name.rstrip(b" \t"), header.value
@@ -599,14 +628,18 @@ class SmtpDialogue(abc.ABC):
             )
             if step is None or step.verdict.final:
                 return self._decided(link, step), ()
+            skipped = skipped or step.verdict.kind is Kind.SKIP
         step = yield from self._ask(
             link, lambda protocol: protocol.eoh(self._macros(link, lib.SMFIM_EOH))
         )
         if step is None or step.verdict.final:
             return self._decided(link, step), ()
+        skipped = skipped or step.verdict.kind is Kind.SKIP
+        content = self._content_macros(link, lib.SMFIM_EOM)
         assert link.protocol.options is not None
         size = link.protocol.options.max_data
-        for at in range(0, len(message.body), size):
+        length = 0 if skipped and self.skip_ends_body else len(message.body)
+        for at in range(0, length, size):
             chunk = message.body[at : at + size]
             step = yield from self._ask(
                 link,
@@ -628,12 +661,25 @@ class SmtpDialogue(abc.ABC):
                 self._quarantine = change.reason
         return self._decided(link, step), step.answer.modifications
 
-    def _content_macros(self, link: Link) -> Optional[Macros]:
-        """The macros that go with a header or a piece of the body."""
-        if not self.profile.every_macro_packet:
+    def _content_macros(self, link: Link, stage: int) -> Optional[Macros]:
+        """The macros that go with a header, or a piece of the body: those of the end of them."""
+        return self._macros(link, stage) if self.profile.every_macro_packet else None
+
+    def _faulted(
+        self, link: Link, changes: Sequence[Modification], reply: str
+    ) -> Script[Optional[Ruling]]:
+        """A filter has asked for changes that the MTA gives up on."""
+        nameless = any(
+            isinstance(change, (ChangeHeader, DeleteHeader)) and not change.name
+            for change in changes
+        )
+        rule = RULES["empty" if nameless else "body pieces"]
+        error = ProtocolError("the filter sent changes that the server cannot make", rule)
+        link.protocol.fail(error)
+        yield from self._fail(link, error, "eom")
+        if link.standing is None:
             return None
-        known = {**self._values, **self._given}
-        return {"i": known["i"]} if "i" in known else {}
+        return Ruling(Verdict(Kind.TEMPFAIL, 451, "4.3.5"), SmtpReply.of(reply))
 
     def _decided(self, link: Link, step: Optional[Step]) -> Optional[Ruling]:
         """What the MTA makes of a verdict on the content."""
@@ -645,7 +691,7 @@ class SmtpDialogue(abc.ABC):
             link.told = False
         if not verdict.final or verdict.kind is Kind.ACCEPT:
             return None
-        return self._ruling(verdict, "content", "")
+        return self._ruling(verdict, step.name, "")
 
     def _apply(self, link: Link, held: HeldMessage, changes: tuple[Modification, ...]) -> None:
         """Makes the changes of one filter, as this MTA makes them."""
@@ -700,7 +746,7 @@ class SmtpDialogue(abc.ABC):
 
         Args:
             verdict: it.
-            step: at which step, ``content`` for all from the headers on.
+            step: at which step; ``content`` where it failed at one of those from the headers on.
             about: the address, of MAIL and RCPT.
         """
 

@@ -88,10 +88,6 @@ CASES: dict[str, dict[str, bytes | None]] = {
 #: Where ours does not do what the real one does, and why.
 DIFFERENT = {
     ("postfix", "U accept"): "smtpd closes the connection at the next MAIL, without a reply",
-    **{
-        ("sendmail", f"{step} single"): "such a text is refused with 550 at header and eoh, not 554"
-        for step in "LN"
-    },
 }
 
 #: A command that comes where the mail server would refuse it itself is left out.

@@ -453,7 +453,7 @@ def test_no_answer_to_these() -> None:
 def test_steps_unknown_to_the_version(version: int, data: bool, unknown: bool) -> None:
     """DATA is sent from protocol version 4 on, UNKNOWN from 3 on (1.3, 2.7)."""
     assert unknown == bool(agreed(version=version).unknown("FOO").data)
-    assert data == bool(at_rcpt(version=version).data().data)
+    assert data == bool(at_rcpt(version=version).data({"i": "Q"}).data)
 
 
 def test_quit_nc_needs_version_6() -> None:
@@ -464,8 +464,9 @@ def test_quit_nc_needs_version_6() -> None:
 
 @pytest.mark.row(194)
 def test_macros_of_steps_negotiated_away() -> None:
-    """C, H, M, R and T tell their macros even so, as MTAs do, the content does not (2.7)."""
-    conversation = agreed(protocol=0x7F | 0x200)
+    """C, H, M, R, T and U tell their macros even so, as MTAs do, the content does not (2.7)."""
+    conversation = agreed(protocol=0x7F | 0x300)
+    assert packet("D", b"Ui\0Q\0") == conversation.unknown("FOO", {"i": "Q"}).data
     macros = {"i": "Q"}
     assert packet("D", b"Ci\0Q\0") == conversation.connect("h", macros=macros).data
     assert packet("D", b"Hi\0Q\0") == conversation.helo("h", macros).data
@@ -602,10 +603,13 @@ def test_verdicts(
         (b"451 4.3.0", (mta.Kind.TEMPFAIL, 451, "4.3.0", ("",))),
         (b"421 4.7.0 bye", (mta.Kind.TEMPFAIL, 421, "4.7.0", ("bye",))),
         (b"550 ", (mta.Kind.REJECT, 550, None, ("",))),
-        (b"550", (mta.Kind.REJECT, 550, None, ("",))),
         (b"550 5.123.123 ", (mta.Kind.REJECT, 550, "5.123.123", ("",))),
         (b"550-5.7.1 a\r\n550 5.7.1 b", (mta.Kind.REJECT, 550, "5.7.1", ("a", "b"))),
         (b"450-a\r\n450-\r\n450 c", (mta.Kind.TEMPFAIL, 450, None, ("a", "", "c"))),
+        # A code that not all lines have is part of its line.
+        (b"550-5.7.1 a\r\n550 b", (mta.Kind.REJECT, 550, None, ("5.7.1 a", "b"))),
+        (b"550-a\r\n550 5.7.1 b", (mta.Kind.REJECT, 550, None, ("a", "5.7.1 b"))),
+        (b"550-5.7.1 a\r\n550 5.7.2 b", (mta.Kind.REJECT, 550, None, ("5.7.1 a", "5.7.2 b"))),
         (b"554 5.7.1  x", (mta.Kind.REJECT, 554, "5.7.1", ("x",))),
         (b"554 5.7.12345 x", (mta.Kind.REJECT, 554, None, ("5.7.12345 x",))),
         (b"554 \xff\xc3\xa9\t", (mta.Kind.REJECT, 554, None, ("\udcff\xe9\t",))),
@@ -652,7 +656,15 @@ def test_bad_reply_texts(data: bytes, strict: bool) -> None:
         answer(conversation, packet("y", data))
 
 
-@pytest.mark.parametrize("text", [b"550 4.7.1 x", b"550 2.0.0 x", b"450-5.7.1 a\r\n450 5.7.1 b"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"550 4.7.1 x",
+        b"550 2.0.0 x",
+        b"450-5.7.1 a\r\n450 5.7.1 b",
+        b"450-4.7.1 a\r\n450 5.7.1 b",
+    ],
+)
 def test_reply_text_with_two_classes(text: bytes) -> None:
     """Two codes that disagree: an error when strict, as at Postfix, else the first counts (4.5)."""
     conversation = agreed()
@@ -707,6 +719,7 @@ def test_discard_of_a_session(letter: str) -> None:
         (b"550 is 100% no", "4\\.5", b"550 is 100%% no"),
         (b"550 %%%", "4\\.5", b"550 %%%%"),
         (b"550 4 of them", "4\\.4 and 4\\.5", b"550 5 of them"),
+        (b"550", "4\\.4 and 4\\.5", b"550 "),
         (b"550-a\r\n" * 32 + b"550 a", "4\\.4", b"550-a\r\n" * 31 + b"550 a"),
         (b"550 5.7.1 " + b"x" * 981, "4\\.4", b"550 5.7.1 " + b"x" * 980),
         (b"550 " + b"x" * 981, "4\\.4", b"550 " + b"x" * 980),
@@ -718,8 +731,9 @@ def test_discard_of_a_session(letter: str) -> None:
     ],
 )
 def test_reply_texts_that_not_all_take(text: bytes, rule: str, good: bytes) -> None:
-    """A lone %, a digit where the class of an enhanced code stands, more or longer lines than
-    there can be: errors when strict only; what is just within is none (4.3 to 4.5)."""
+    """A lone %, a digit where the class of an enhanced code stands, nothing behind the code, more
+    or longer lines than there can be: errors when strict only; what is just within is none (4.3 to
+    4.5)."""
     conversation = agreed()
     conversation.helo("h")
     with pytest.raises(mta.ProtocolError, match=rf"reply text.*wire spec {rule}:"):
@@ -728,6 +742,91 @@ def test_reply_texts_that_not_all_take(text: bytes, rule: str, good: bytes) -> N
         conversation = agreed(strict=strict)
         conversation.helo("h")
         assert 550 == answer(conversation, packet("y", accepted + b"\0")).code
+
+
+# -- what one mail server puts up with -----------------------------------------------------------
+
+
+def lenient(rules: str | None, **kind: Any) -> mta.Protocol:
+    """A conversation that is not strict, in which HELO was played."""
+    conversation = agreed(strict=False, rules=rules, **kind)
+    conversation.helo("h")
+    return conversation
+
+
+@pytest.mark.parametrize("text", [b"550 4.7.1 x", b"450 2.0.0 x", b"550 4 of them", b"550"])
+def test_reply_texts_that_only_sendmail_takes(text: bytes) -> None:
+    """Postfix calls these malformed, as all codes of a wrong class (4.5); Sendmail passes them."""
+    with pytest.raises(mta.ProtocolError, match=r"reply text.*4\.5"):
+        answer(lenient("postfix"), packet("y", text + b"\0"))
+    for rules in ("sendmail", None):
+        assert int(text[:3]) == answer(lenient(rules), packet("y", text + b"\0")).code
+
+
+@pytest.mark.parametrize("data", [b"550 5.7.1 no", b"250 2.0.0 ok\0", b"\0", b"", b"550 a\0b\0"])
+def test_reply_texts_that_are_none_to_sendmail(data: bytes) -> None:
+    """Where there is no reply text Sendmail has one of its own (1.4); others have an error."""
+    verdict = answer(lenient("sendmail"), packet("y", data))
+    assert (mta.Kind.REJECT, None, ()) == (verdict.kind, verdict.code, verdict.lines)
+    for rules in ("postfix", None):
+        with pytest.raises(mta.ProtocolError):
+            answer(lenient(rules), packet("y", data))
+
+
+def test_data_behind_a_verdict() -> None:
+    """Sendmail ignores it, Postfix does not (1.4)."""
+    assert mta.Verdict(mta.Kind.CONTINUE) == answer(lenient("sendmail"), packet("c", b"x"))
+    for rules in ("postfix", None):
+        with pytest.raises(mta.ProtocolError, match="malformed CONTINUE"):
+            answer(lenient(rules), packet("c", b"x"))
+
+
+@pytest.mark.row(193)
+def test_versions_that_one_server_takes() -> None:
+    """Sendmail takes any but 1, Postfix none above its own (2.7)."""
+    assert 7 == answer(negotiating(strict=False, rules="sendmail"), options(7)).version
+    # To Postfix an older one is the oldest that there is.
+    assert 2 == answer(negotiating(strict=False, rules="postfix"), options(1)).version
+    for rules, version in (("sendmail", 1), ("postfix", 7), (None, 1), (None, 7)):
+        with pytest.raises(mta.ProtocolError, match="row 193"):
+            answer(negotiating(strict=False, rules=rules), options(version))
+
+
+@pytest.mark.row(193)
+def test_protocol_bits_that_one_server_takes() -> None:
+    """Postfix does without bits that it has not offered, Sendmail without the filter (2.7)."""
+    offer = (6, 0x1FF, 0x7F)
+    lax = negotiating(offer, strict=False, rules="postfix")
+    assert 1 == answer(lax, options(protocol=0x401)).protocol
+    with pytest.raises(mta.ProtocolError, match="row 193"):
+        answer(negotiating(offer, strict=False, rules="sendmail"), options(protocol=0x401))
+
+
+def test_skip_at_the_end_of_a_message() -> None:
+    """To Postfix it is an answer like any other, to Sendmail none (2.4)."""
+    conversation = at_eom(strict=False, rules="postfix")
+    assert mta.Kind.SKIP is answer(conversation, packet("s")).kind
+    with pytest.raises(mta.ProtocolError, match="SKIP in answer to eom"):
+        answer(at_eom(strict=False, rules="sendmail"), packet("s"))
+
+
+@pytest.mark.parametrize(
+    ("rules", "again"), [("postfix", False), ("sendmail", True), (None, False)]
+)
+def test_skip_of_a_header(rules: str | None, again: bool) -> None:
+    """Postfix keeps the headers that follow from the filter, Sendmail does not (2.4)."""
+    conversation = at_rcpt(strict=False, rules=rules)
+    conversation.header("A", " b")
+    answer(conversation, packet("s"))
+    assert again == bool(conversation.header("A", " b").data)
+
+
+def test_macros_of_a_mail_server() -> None:
+    """Where a mail server is played, it chooses its macros itself."""
+    conversation = agreed(rules="postfix", lists=b"\0\0\0\1j\0")
+    assert (
+        packet("D", b"Hv\x001\0") + packet("H", b"h\0") == conversation.helo("h", {"v": "1"}).data
+    )
 
 
 # -- modifications -------------------------------------------------------------------------------
