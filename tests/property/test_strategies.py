@@ -103,17 +103,22 @@ def test_addresses(address: str) -> None:
 @given(strategies.mime_messages(broken=False))
 @settings(max_examples=60)
 def test_mime(message: mta.Message) -> None:
-    """The standard library's parser finds no defects in MIME messages that are to have none."""
+    """The standard library's parser finds no defects in MIME messages that are to have none.
+
+    Nor are there bytes in a part that its charset or encoding does not have.
+    """
     parsed = email.message_from_bytes(message.as_bytes())
     parts = list(parsed.walk())
-    assert [] == [
-        # What a part declared as a message, or its transfer encoding, is to hold is any bytes.
-        defect
-        for part in parts
-        for defect in part.defects
-        if "Boundary" in type(defect).__name__ or "Multipart" in type(defect).__name__
-    ]
-    assert 1 <= len([part for part in parts if not part.is_multipart()])
+    assert [] == [defect for part in parts for defect in part.defects]
+    leaves = [part for part in parts if not part.is_multipart()]
+    assert 1 <= len(leaves)
+    for part in leaves:
+        data = part.get_payload(decode=True)
+        assert isinstance(data, bytes)
+        if part.get_content_maintype() == "text":
+            data.decode(part.get_content_charset("ascii"))
+        if part["Content-Transfer-Encoding"] == "7bit":
+            assert data.isascii()
 
 
 @given(strategies.dialogues())
@@ -183,8 +188,89 @@ def test_reach(strategy: Any, wanted: Any) -> None:
     find(strategy, wanted, settings=QUICK)
 
 
+SMALLEST = settings(max_examples=50, database=None, phases=[Phase.generate, Phase.shrink])
+
+
 def test_smallest() -> None:
-    """Examples shrink to plain ones: no headers, no body, one recipient."""
-    smallest = settings(max_examples=50, database=None)
-    message = find(strategies.messages(), lambda each: True, settings=smallest)
-    assert ([], b"", 1) == (message.headers, message.body, len(message.recipients))
+    """Examples shrink to plain ones: no headers, no body, one recipient, whose address is usual."""
+    message = find(strategies.messages(), lambda each: True, settings=SMALLEST)
+    assert ([], b"", "<>", []) == (
+        message.headers,
+        message.body,
+        message.sender,
+        message.sender_params,
+    )
+    assert [mta.Recipient("<bob@example.org>")] == message.recipients
+
+
+def test_smallest_with_a_header() -> None:
+    """A header that has to be there, but matters no further, shrinks to one that is usual."""
+    message = find(strategies.messages(), lambda each: bool(each.headers), settings=SMALLEST)
+    assert [mta.Header(b"Subject", b" ")] == message.headers
+
+
+@pytest.mark.parametrize("strategy", [strategies.messages(), strategies.mime_messages()])
+def test_shown_as_what_it_is(strategy: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Hypothesis shows a message that breaks a rule as a Message, not by a name of ours."""
+
+    @settings(SMALLEST, derandomize=True)
+    @given(message=strategy)
+    def rule(message: mta.Message) -> None:
+        raise LookupError("broken")
+
+    with pytest.raises(LookupError) as caught:
+        rule()
+    # As a note of the exception, or where Python has none of these in print.
+    text = "".join([*getattr(caught.value, "__notes__", ()), *capsys.readouterr()])
+    assert "message=Message(headers=[" in text
+
+
+class Forgetful(Listens):
+    """With a mistake for each test that says so; see test_faults_are_found."""
+
+    fault = ""
+
+    def envfrom(self, sender: str, *params: str) -> int:  # type: ignore[override]
+        if self.fault == "null sender":
+            sender.split("@")[1]
+        return Milter.CONTINUE
+
+    def envrcpt(self, recipient: str, *params: str) -> int:  # type: ignore[override]
+        if self.fault == "quoted local part":
+            _, _ = recipient.split("@")
+        return Milter.CONTINUE
+
+    def header(self, name: str, value: str) -> int:  # type: ignore[override]
+        if self.fault == "not UTF-8":
+            value.encode()
+        if self.fault == "folded" and "\n" in value:
+            raise ValueError
+        if self.fault == "case" and name.lower() == "subject" and name != "Subject":
+            raise ValueError
+        return Milter.CONTINUE
+
+    def body(self, chunk: bytes) -> int:
+        self.size = len(chunk)
+        return Milter.CONTINUE
+
+    def eom(self) -> int:
+        if self.fault == "no body":
+            self.addheader("X-Size", str(self.size))
+        return Milter.CONTINUE
+
+
+@pytest.mark.parametrize(
+    "fault", ["null sender", "quoted local part", "not UTF-8", "folded", "case", "no body"]
+)
+def test_faults_are_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mistakes that filters make with mail are found within the usual 100 examples."""
+    monkeypatch.setattr(Forgetful, "fault", fault)
+
+    @settings(max_examples=100, database=None, derandomize=True, phases=[Phase.generate])
+    @given(strategies.messages())
+    def rule(message: mta.Message) -> None:
+        with testing.direct(Forgetful) as client:
+            client.send(message)
+
+    with pytest.raises((IndexError, ValueError, AttributeError)):
+        rule()
