@@ -13,7 +13,8 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO, Final, Optional, Union
+from io import BufferedReader
+from typing import Final, Optional, Union
 
 from Milter._conversation import Outgoing
 from Milter._dialogue import Answer
@@ -70,19 +71,18 @@ Source = Union[Reader, Capture]
 """What yields records."""
 
 
-def open_source(file: BinaryIO, name: str, port: Optional[int] = None) -> Source:
+def open_source(file: BufferedReader, name: str, port: Optional[int] = None) -> Source:
     """Reads the beginning of a recording or a capture, told apart by content.
 
     Args:
-        file: at its beginning, and seekable.
+        file: at its beginning.
         name: of the file, for errors.
         port: the filter's, in a capture; see :class:`Capture`.
 
     Raises:
         RecordingError: it is neither.
     """
-    start = file.read(4)
-    file.seek(0)
+    start = file.peek(4)[:4]
     if is_capture(start):
         return Capture(file, name, port)
     if not start.startswith(b"{"):

@@ -357,16 +357,18 @@ def _strings(data: bytes) -> list[str]:
     return [from_wire(text) for text in data.split(b"\0")[:-1]]
 
 
-def _client(texts: list[Optional[bytes]]) -> tuple[str, dict[str, Any]]:
+def _client(numbers: list[int], texts: list[Optional[bytes]]) -> tuple[str, dict[str, Any]]:
     """CONNECT's fields."""
-    name, family, where = (text or b"" for text in texts[:3])
-    fields: dict[str, Any] = {"hostname": from_wire(name), "family": from_wire(family)}
-    if not where:
-        return f"{from_wire(name)} [unknown]", fields
-    port = int.from_bytes(where[:2], "big")
-    address = from_wire(where[2:].rstrip(b"\0"))
+    name, family, where = texts[:3]
+    fields: dict[str, Any] = {
+        "hostname": from_wire(name or b""),
+        "family": from_wire(family or b""),
+    }
+    if where is None or not numbers:
+        return f"{fields['hostname']} [unknown]", fields
+    port, address = numbers[0], from_wire(where)
     fields.update(address=address, port=port)
-    return f"{from_wire(name)} [{address}]{f':{port}' if port else ''}", fields
+    return f"{fields['hostname']} [{address}]{f':{port}' if port else ''}", fields
 
 
 def say(sender: str, packet: bytes, style: Style = Style()) -> Optional[Said]:
@@ -426,7 +428,7 @@ def say(sender: str, packet: bytes, style: Style = Style()) -> Optional[Said]:
             text = f"for {fields['stage']}: {' '.join(said) or 'none'}"
             return Said(name, title, shown(text), fields)
         if name == "CONNECT":
-            text, fields = _client(texts)
+            text, fields = _client(numbers, texts)
         elif name in ("MAIL", "RCPT"):
             words = _strings(data)
             text = " ".join(words)

@@ -46,6 +46,9 @@ examples:
     milterctl trace session.rec
     milterctl trace --port 8891 capture.pcap
 
+  The same while it happens, without a proxy:
+    tcpdump -i lo -U -w - port 8891 | milterctl trace /dev/stdin
+
   Have a filter answer all of it again, and see where it answers otherwise:
     milterctl send --replay session.rec --socket unix:/run/mended.sock
 
@@ -444,12 +447,14 @@ def _file(given: argparse.Namespace) -> int:
             recorder = stack.enter_context(_recorder(given, source.head))
         if not given.json:
             say(f"recorded {source.head.began}", "bold")
-        for record in source:
-            if not given.content:
-                record = without_content(record)
-            if recorder is not None:
-                recorder.write(record)
-            printer.see(record)
+        # What is read may be a pipe from tcpdump, which goes on until somebody has seen enough.
+        with contextlib.suppress(KeyboardInterrupt):
+            for record in source:
+                if not given.content:
+                    record = without_content(record)
+                if recorder is not None:
+                    recorder.write(record)
+                printer.see(record)
     printer.summary()
     for warning in source.warnings:
         complain(COMMAND.name, warning)
