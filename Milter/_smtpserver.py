@@ -1,13 +1,15 @@
 """aiosmtpd's server with the three places at which it has no hook; see Milter.smtp.
 
-The only module that needs aiosmtpd to be imported. It relies on two public methods of aiosmtpd's
-SMTP class, push() and smtp_DATA().
+The only module that needs aiosmtpd to be imported. It relies on three methods of aiosmtpd's SMTP
+class, push(), smtp_DATA() and handle_exception(), and on its Controller's factory() and
+_trigger_server(), which its manual has for subclasses.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
-from typing import TYPE_CHECKING, Any, AnyStr, Final, Optional
+from typing import Any, AnyStr, Final, Optional
 
 try:
     import aiosmtpd.controller
@@ -15,10 +17,14 @@ try:
 except ImportError as error:
     raise ImportError('an SMTP server needs aiosmtpd: pip install "pymilter-cffi[smtp]"') from error
 
-if TYPE_CHECKING:
-    from Milter.smtp import MilterHandler
+from Milter._smtphandler import CLOSING, MilterHandler
 
 _UNKNOWN: Final = re.compile(r'500 Error: command "(.*)" not recognized', re.DOTALL)
+
+
+def _check(handler: object) -> None:
+    if not isinstance(handler, MilterHandler):
+        raise TypeError(f"the handler has to be a MilterHandler, not {type(handler).__name__}")
 
 
 class SMTP(aiosmtpd.smtp.SMTP):
@@ -31,10 +37,14 @@ class SMTP(aiosmtpd.smtp.SMTP):
         handler: a :class:`Milter.smtp.MilterHandler`.
         args: see aiosmtpd.
         kwargs: see aiosmtpd. ``timeout``, in seconds, is for the filters' answers, too.
+
+    Raises:
+        TypeError: another handler, which would not be told.
     """
 
     def __init__(self, handler: MilterHandler, *args: Any, **kwargs: Any) -> None:
         """Waits for a client."""
+        _check(handler)
         super().__init__(handler, *args, **kwargs)
         self._milters = handler
         self._greeted = False
@@ -52,14 +62,26 @@ class SMTP(aiosmtpd.smtp.SMTP):
         assert self.envelope is not None
         if not self._greeted:
             self._greeted = True
-            greeting = await self._milters.connected(self, self.session)
-            if greeting is not None:
-                return self._milters.say(self, self.envelope, greeting)
-            return None
+            return await self._refusal()
         unknown = _UNKNOWN.fullmatch(status)
         if unknown is None:
             return None
         return await self._milters.unknown(self, self.session, self.envelope, unknown[1])
+
+    async def _refusal(self) -> Optional[str]:
+        """The greeting, if it is to refuse."""
+        assert self.session is not None
+        assert self.envelope is not None
+        try:
+            greeting = await self._milters.connected(self, self.session)
+        except Exception as error:
+            await self.handle_exception(error)
+            greeting = CLOSING
+        except BaseException:
+            # Cancelled. aiosmtpd closes the connection itself from the first command on.
+            self._writer.close()
+            raise
+        return None if greeting is None else self._milters.say(self, self.envelope, greeting)
 
     @aiosmtpd.smtp.syntax("DATA")
     async def smtp_DATA(self, arg: Optional[str]) -> None:
@@ -77,8 +99,26 @@ class SMTP(aiosmtpd.smtp.SMTP):
 
 
 class Controller(aiosmtpd.controller.Controller):
-    """aiosmtpd's Controller, with :class:`SMTP` of this package; the arguments are the same."""
+    """aiosmtpd's Controller, with :class:`SMTP` of this package; the arguments are the same.
+
+    With port 0 the system chooses one that is free, and ``port`` is that after ``start()``.
+
+    Raises:
+        TypeError: see :class:`SMTP`.
+    """
+
+    def __init__(self, handler: MilterHandler, *args: Any, **kwargs: Any) -> None:
+        """Listens nowhere yet."""
+        _check(handler)
+        super().__init__(handler, *args, **kwargs)
 
     def factory(self) -> SMTP:
         """Returns the server for one connection."""
         return SMTP(self.handler, **self.SMTP_kwargs)
+
+    def _trigger_server(self) -> None:
+        """Has aiosmtpd open its connection of its own."""
+        if self.port == 0:
+            assert isinstance(self.server, asyncio.Server)
+            self.port = self.server.sockets[0].getsockname()[1]
+        super()._trigger_server()  # type: ignore[no-untyped-call]

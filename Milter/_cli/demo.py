@@ -214,10 +214,10 @@ def _run(arguments: argparse.Namespace) -> int:
             on_result=demo.on_result,
         )
         demo.seen = demo.files()
-        port: int = arguments.port or testing._free_port()
-        controller = Controller(handler, hostname="127.0.0.1", port=port)
+        controller = Controller(handler, hostname="127.0.0.1", port=arguments.port or 0)
         controller.start()
         stack.callback(controller.stop)
+        port: int = controller.port
         title = "a small filter of our own" if arguments.filter == _OWN else arguments.filter
         say(f"An SMTP server on 127.0.0.1 port {port} asks {shown(title)}.", "green")
         for name, message in messages:

@@ -29,7 +29,8 @@ from aiosmtpd.smtp import AuthResult
 from mta_support import PATIENCE, C, Simple, options, packet
 
 from Milter import mta
-from Milter.smtp import Controller, Maildir, Mbox, MilterHandler, client_of, handled
+from Milter._smtpclient import client_of
+from Milter.smtp import Controller, Maildir, Mbox, MilterHandler, handled
 
 MAIL = b"From: a\r\nSubject: hi\r\n\r\nhello\r\n"
 
@@ -50,12 +51,12 @@ class Keeper:
 
 
 @contextlib.contextmanager
-def serving(handler: Any, make: Any = Controller, **kind: Any) -> Iterator[int]:
+def serving(handler: Any, make: type[Any] = Controller, **kind: Any) -> Iterator[int]:
     """A server in a thread of its own; gives its port."""
     kind.setdefault("server_hostname", "mx.example.com")
-    controller = make(handler, hostname="127.0.0.1", port=0, **kind)
-    # aiosmtpd opens a connection of its own to see whether it works, and needs the port for it.
-    controller.port = free_port()
+    # aiosmtpd's own Controller has to be told a port.
+    port = 0 if issubclass(make, Controller) else free_port()
+    controller = make(handler, hostname="127.0.0.1", port=port, **kind)
     controller.start()
     try:
         yield controller.port
