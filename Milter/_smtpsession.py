@@ -7,7 +7,7 @@ The methods named after SMTP's commands are generators. They yield operations on
 (:class:`Connect`, :class:`Exchange`, :class:`Close`), are sent the filter's answer, or thrown the
 MilterError that the operation ended in, and return the reply that a filter's verdict makes the MTA
 give, or None where the filters let it pass. Whoever does the I/O drives them: Milter._mailserver
-with blocking sockets, Milter._mtaasync with asyncio.
+with blocking sockets, Milter._mailserverasync with asyncio.
 
 Source: wire spec 2.7, and what Postfix 3.7.11 and Sendmail 8.17.1.9 did where that is silent
 (tests/integration/test_profiles.py plays the same sessions to them).
@@ -31,7 +31,6 @@ from Milter._message import (
     Message,
     Modification,
     Quarantine,
-    Recipient,
     Text,
     bare,
     bracketed,
@@ -762,14 +761,3 @@ def said(verdict: Verdict) -> SmtpReply:
     # A percent sign is written twice (wire spec 4.5); one that is not goes missing.
     lines = tuple(re.sub("%(.?)", r"\1", line) for line in verdict.lines or ("",))
     return SmtpReply(verdict.code, verdict.enhanced, lines)
-
-
-def recipients_of(message: Message) -> list[Recipient]:
-    """Returns the recipients, checked.
-
-    Raises:
-        ValueError: there are none.
-    """
-    if not message.recipients:
-        raise ValueError("a message without recipients: no MTA has anything to send")
-    return list(message.recipients)
