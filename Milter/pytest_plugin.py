@@ -9,25 +9,28 @@
 - ``mail`` makes messages; it is :func:`Milter.testing.mail`, and looks for files beside the test.
 
 Where a test fails that has sent mail, its report gets a section with the dialogue and what the
-filter changed, also for a plain ``assert``; and messages that are compared are shown as a diff.
+filter changed, also for a plain ``assert``; messages that are compared are shown as a diff; and of
+a traceback through the test kit only the test's and the filter's own lines are shown, unless with
+``--full-trace``.
 
 Registered as the pytest plugin ``milter`` on installation; ``-p no:milter`` leaves it out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Final, Optional
 
 import pytest
 
 if TYPE_CHECKING:
     from Milter import mta, testing
 
-_KITS = "_milter_kits"  # of a test's item; a stash came with pytest 7
+_KITS: Final = "_milter_kits"  # of a test's item; a stash came with pytest 7
 
 
 @pytest.fixture
@@ -62,8 +65,11 @@ def _folder(request: pytest.FixtureRequest) -> str:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, Any, None]:
-    """Adds to the report of a failed test what the filters did."""
-    outcome = yield
+    """Adds to the report of a failed test what the filters did, and leaves our own lines out."""
+    with contextlib.ExitStack() as stack:
+        if call.excinfo is not None and _through_kit(call.excinfo):
+            stack.enter_context(_hidden())
+        outcome = yield
     report: pytest.TestReport = outcome.get_result()
     kits: list[testing.Kit] = getattr(item, _KITS, [])
     if kits and report.failed and report.when == "call":
@@ -81,6 +87,35 @@ def pytest_runtest_makereport(
             if told != 1:
                 _add(report, "milter dialogue", kit.story)
             _add(report, "filter output", kit.output)
+
+
+_OURS: Final = os.path.dirname(os.path.abspath(__file__))
+_KIT: Final = frozenset(
+    os.path.join(_OURS, name)
+    for name in ("testing.py", "_testmail.py", "_testreport.py", "_direct.py", "strategies.py")
+)
+
+
+def _through_kit(excinfo: pytest.ExceptionInfo[BaseException]) -> bool:
+    """Whether the test kit has a part in a traceback; any other is nobody's business here."""
+    return any(str(entry.path) in _KIT for entry in excinfo.traceback)
+
+
+@contextlib.contextmanager
+def _hidden() -> Generator[None, None, None]:
+    """While the block runs, pytest leaves the library's lines out of tracebacks."""
+    modules = [
+        vars(module)
+        for name, module in list(sys.modules.items())
+        if name == "milter" or name.partition(".")[0] == "Milter"
+    ]
+    for names in modules:
+        names["__tracebackhide__"] = True
+    try:
+        yield
+    finally:
+        for names in modules:
+            names.pop("__tracebackhide__", None)
 
 
 def _add(report: pytest.TestReport, title: str, text: str) -> None:

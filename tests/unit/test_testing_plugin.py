@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -204,6 +205,48 @@ def test_crash(marks: pytest.Pytester) -> None:
             "mail     tempfail   <crash@example.net>",
         ]
     )
+
+
+def test_own_lines_are_left_out(marks: pytest.Pytester) -> None:
+    """Tracebacks show the test's and the filter's lines, all others only with --full-trace."""
+    marks.makepyfile(
+        """
+        from marks import Marks
+
+        def test_crash(milter):
+            milter(Marks).send(sender="crash@example.net")
+
+        def test_no_file(mail):
+            mail("nothere.eml")
+
+        def test_unreachable(milter):
+            milter.at("unix:/nonexistent/socket").send()
+
+        def test_without_fixtures():
+            from Milter import testing
+            with testing.direct(Marks) as client:
+                client.send(subjekt="typo")
+
+        def test_own_fault():
+            import Milter
+            Milter.set_flags("none")
+        """
+    )
+    result = run(marks, "--tb=short", "--show-capture=no")
+    result.assert_outcomes(failed=5)
+    lines = [line for line in result.outlines if re.match(r"\S*\.py:\d+: in ", line)]
+    assert [
+        "test_own_lines_are_left_out.py:4: in test_crash",
+        "marks.py:9: in envfrom",
+        "test_own_lines_are_left_out.py:7: in test_no_file",
+        "test_own_lines_are_left_out.py:10: in test_unreachable",
+        "test_own_lines_are_left_out.py:15: in test_without_fixtures",
+        "test_own_lines_are_left_out.py:19: in test_own_fault",
+    ] == lines[:6]
+    # Where the test kit has no part in it, tracebacks are as they always are.
+    assert re.search(r"Milter/_server\.py:\d+: in set_flags$", "\n".join(lines[6:]), re.MULTILINE)
+    result = run(marks, "--tb=short", "--show-capture=no", "--full-trace", "-k", "test_crash")
+    result.stdout.fnmatch_lines(["*Milter/testing.py:*", "*marks.py:9: LookupError"])
 
 
 def test_program_output(marks: pytest.Pytester) -> None:
