@@ -259,18 +259,6 @@ class AsyncSession(SessionBase, AsyncQuitting):
         on_step: called after each step but the negotiation.
     """
 
-    def __init__(
-        self,
-        sock: socket.socket,
-        *,
-        timeouts: Timeouts = Timeouts(),
-        protocol: Optional[Protocol] = None,
-        on_step: Optional[Callable[[Step], None]] = None,
-    ) -> None:
-        """Takes over a connected socket."""
-        super().__init__(sock, timeouts=timeouts, protocol=protocol, on_step=on_step)
-        sock.setblocking(False)
-
     # -- I/O -------------------------------------------------------------------------------------
 
     async def _do(self, wait: Wait) -> None:

@@ -28,6 +28,7 @@ from Milter._mtacodec import (
     Options,
     Progress,
     Verdict,
+    spoken,
 )
 from Milter._mtasocket import reason
 from Milter._profiles import Timeouts
@@ -83,6 +84,7 @@ class SessionBase:
         self.timeouts = timeouts
         self.protocol = Protocol() if protocol is None else protocol
         """The rules, and the state of the conversation."""
+        sock.settimeout(0)  # whoever blocks sets a time for each wait
         self._socket = sock
         self._on_step = on_step
         self._messages = 0
@@ -105,11 +107,13 @@ class SessionBase:
         raise error from cause
 
     def _lost(self, error: OSError, step: str) -> NoReturn:
-        self._fail(ConnectionLost(f"the connection broke at {step}: {reason(error)}"), error)
+        self._fail(
+            ConnectionLost(f"the connection broke at {spoken(step)}: {reason(error)}"), error
+        )
 
     def _late(self, wait: Wait) -> NoReturn:
         what = "no answer to" if wait.data is None else "the filter did not take"
-        self._fail(FilterTimeout(f"{what} {wait.step} within {wait.timeout:g} s"))
+        self._fail(FilterTimeout(f"{what} {spoken(wait.step)} within {wait.timeout:g} s"))
 
     # -- a step ----------------------------------------------------------------------------------
 
@@ -131,7 +135,9 @@ class SessionBase:
     def _awaiting_event(self, step: str, end: float = math.inf) -> Course[Event]:
         """Waits for what the filter says next, at the longest until *end*."""
         timeout = self.timeouts.of(step)
-        deadline = min(time.monotonic() + timeout, end)
+        deadline = time.monotonic() + timeout
+        if end < deadline:
+            timeout, deadline = self.timeouts.total_of(step), end
         while True:
             event = self.protocol.next_event()
             if event is not None:
@@ -144,8 +150,8 @@ class SessionBase:
             return Answer(outgoing.verdict)
         changes: list[Modification] = []
         progress = 0
-        total = self.timeouts.eom_total if outgoing.step == "eom" else None
-        end = math.inf if total is None else time.monotonic() + total
+        total = self.timeouts.total_of(outgoing.step)
+        end = time.monotonic() + total
         while True:
             event = yield from self._awaiting_event(outgoing.step, end)
             if isinstance(event, Verdict):
@@ -156,6 +162,9 @@ class SessionBase:
                 progress += 1
             else:
                 changes.append(event)
+            if time.monotonic() >= end:
+                # Or one that goes on and on would never be waited for.
+                self._late(Wait(outgoing.step, total, end))
 
     def _exchanging(self, writes: Sequence[bytes], outgoing: Outgoing) -> Course[Answer]:
         """See :meth:`Milter.mta.Session.exchange`."""

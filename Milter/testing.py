@@ -28,11 +28,8 @@ import contextlib
 import dataclasses
 import os
 import shutil
-import signal
 import socket
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Callable, Final, Optional, TypeVar, Union
@@ -41,7 +38,7 @@ from Milter import mta
 from Milter._conversation import Macros
 from Milter._direct import Factory, MemoryFilter, ThreadFilter, socket_path
 from Milter._inwords import step_lines
-from Milter._mtasocket import open_socket
+from Milter._programs import PATIENCE, ProcessFilter, RemoteFilter, StartError
 from Milter._smtpsession import Script
 from Milter._testmail import Source, mail
 from Milter._testreport import Failure, Report, changes_of, diff, end_lines
@@ -66,160 +63,6 @@ T = TypeVar("T")
 
 TIMEOUTS: Final = mta.Timeouts.all(10.0)
 """How long a client waits for a filter unless told otherwise; mail servers wait for minutes."""
-
-_LISTENING: Final = 20.0  # seconds until a program must listen
-_ENDING: Final = 5.0  # seconds that it gets after SIGTERM
-_NUDGE: Final = 0.3  # seconds until it is reminded
-_PAUSE: Final = 0.02  # seconds between two looks
-
-
-class StartError(Exception):
-    """A program did not become a filter that listens; the text has what it said."""
-
-
-# -- filters -------------------------------------------------------------------------------------
-
-
-class RemoteFilter:
-    """A filter that listens somewhere, and is started and stopped by somebody else."""
-
-    def __init__(self, spec: str) -> None:
-        """Connects to nothing yet."""
-        mta.parse_spec(spec)
-        self.spec = spec
-
-    def open(self, timeout: float) -> socket.socket:
-        """Returns a new connection."""
-        return open_socket(self.spec, timeout)
-
-    def stop(self) -> None:
-        """Leaves it as it is."""
-
-
-class ProcessFilter(RemoteFilter):
-    """A program that is a filter, from its start to its end.
-
-    Args:
-        args: program and arguments; see :func:`command`.
-        directory: for its socket and what it prints.
-        spec: where it listens, if the arguments do not say so.
-        cwd: the directory that it runs in; None: this process's.
-        env: environment variables besides this process's, with the same words replaced.
-        patience: seconds until it must listen.
-
-    Raises:
-        StartError: it does not.
-        OSError: it cannot be started.
-    """
-
-    def __init__(
-        self,
-        args: Sequence[Union[str, os.PathLike[str]]],
-        directory: str,
-        spec: Optional[str] = None,
-        cwd: Union[str, os.PathLike[str], None] = None,
-        env: Optional[Mapping[str, str]] = None,
-        patience: float = _LISTENING,
-    ) -> None:
-        """Starts it and waits until it listens."""
-        path = socket_path(directory, "filter.sock")
-        port = _free_port()
-        words = {"{socket}": f"unix:{path}", "{path}": path, "{port}": str(port)}
-        texts = [os.fspath(arg) for arg in args]
-        if spec is None:
-            spec = words["{socket}"]
-            if not any(word in text for text in texts for word in ("{socket}", "{path}")):
-                spec = f"inet:{port}@127.0.0.1"
-        super().__init__(_replaced(spec, words))
-        variables = {name: _replaced(value, words) for name, value in (env or {}).items()}
-        self._log = os.path.join(directory, "filter.log")
-        with open(self._log, "wb") as log:
-            self.process = subprocess.Popen(
-                [_replaced(text, words) for text in texts],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=cwd,
-                env={**os.environ, **variables},
-            )
-        try:
-            self._wait(patience)
-        except BaseException:
-            self.stop()
-            raise
-
-    def _wait(self, patience: float) -> None:
-        deadline = time.monotonic() + patience
-        while True:
-            status = self.process.poll()
-            if status is not None:
-                raise StartError(f"{self._title()} ended ({_ending(status)}) {self._said()}")
-            try:
-                self.open(1.0).close()
-                return
-            except mta.ConnectError as error:
-                if time.monotonic() >= deadline:
-                    raise StartError(
-                        f"{self._title()} does not listen within {patience:g} s: {error}; "
-                        f"it has not ended {self._said()}"
-                    ) from None
-            time.sleep(_PAUSE)
-
-    def _title(self) -> str:
-        return str(self.process.args[0])  # type: ignore[index]
-
-    def _said(self) -> str:
-        said = self.output.rstrip()
-        return f"and said:\n{said}" if said else "and said nothing"
-
-    @property
-    def output(self) -> str:
-        """What it has printed so far, on standard output and standard error."""
-        with open(self._log, "rb") as log:
-            return log.read().decode("utf-8", "replace")
-
-    def stop(self) -> None:
-        """Ends it, first with SIGTERM; more than once."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self._wait_for_end()
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-
-    def _wait_for_end(self) -> None:
-        """Waits until it has ended.
-
-        Raises:
-            subprocess.TimeoutExpired: it does not.
-        """
-        try:
-            self.process.wait(min(_NUDGE, _ENDING))
-        except subprocess.TimeoutExpired:
-            # libmilter looks every five seconds, or when somebody connects, whether it is to end.
-            with contextlib.suppress(mta.MilterError):
-                self.open(1.0).close()
-            self.process.wait(_ENDING)
-
-
-def _replaced(text: str, words: Mapping[str, str]) -> str:
-    for word, value in words.items():
-        text = text.replace(word, value)
-    return text
-
-
-def _free_port() -> int:
-    """A TCP port of this machine that nobody uses just now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-def _ending(status: int) -> str:
-    return f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
-
 
 AnyFilter = Union[MemoryFilter, ThreadFilter, RemoteFilter]
 
@@ -536,7 +379,7 @@ def command(
     *,
     cwd: Union[str, os.PathLike[str], None] = None,
     env: Optional[Mapping[str, str]] = None,
-    patience: float = _LISTENING,
+    patience: float = PATIENCE,
     scratch: Union[str, os.PathLike[str], None] = None,
     **options: Any,
 ) -> Client:

@@ -1,7 +1,7 @@
 """``demo``: shows a filter at work on real SMTP.
 
-Owns the running of filter, SMTP server and client together: Milter.testing starts the filter, as a
-process of its own, Milter.smtp is the server, and smtplib the client. All of them on loopback.
+Owns the running of filter, SMTP server and client together: Milter._programs starts the filter, as
+a process of its own, Milter.smtp is the server, and smtplib the client. All of them on loopback.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def _run(arguments: argparse.Namespace) -> int:
         from Milter.smtp import Controller, Maildir, MilterHandler
     except ImportError as error:
         raise Failure(str(error)) from None
-    from Milter import testing
+    from Milter._programs import ProcessFilter, StartError
 
     with contextlib.ExitStack() as stack:
         # Ended by a signal, too, the filter does not stay behind.
@@ -201,8 +201,8 @@ def _run(arguments: argparse.Namespace) -> int:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="milterctl-"))
         command = [sys.executable, "-m", "Milter", "run", arguments.filter, "--socket", "{socket}"]
         try:
-            running = testing.ProcessFilter(command, directory)
-        except testing.StartError as error:
+            running = ProcessFilter(command, directory)
+        except StartError as error:
             last = str(error).rstrip().split("\n")[-1]
             raise Failure(last.partition(" run: ")[2] or last) from None
         stack.callback(running.stop)

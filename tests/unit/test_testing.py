@@ -17,7 +17,7 @@ from mta_support import PATIENCE, C, Simple, packet
 from testing_filters import Broken, Guard, Quiet
 
 import Milter
-from Milter import mta, testing
+from Milter import _programs, mta, testing
 
 PROGRAM = [sys.executable, str(Path(__file__).with_name("testing_filters.py"))]
 ROOT = str(Path(__file__).resolve().parents[2])
@@ -269,7 +269,7 @@ def test_command_words(tmp_path: Path) -> None:
 
 def test_command_that_ignores_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that does not end at SIGTERM is killed."""
-    monkeypatch.setattr(testing, "_ENDING", 0.1)
+    monkeypatch.setattr(_programs, "_ENDING", 0.1)
     code = (
         "import signal, socket, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
         "s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); time.sleep(600)"
