@@ -141,8 +141,13 @@ def main(argv=None):
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
-    # With tmp/, new/ and cur/ in it, open to nobody but the filter's own user.
-    mailbox.Maildir(options.maildir, create=True)
+    # Open to nobody but the filter's own user. Maildir() would make them as well, but not in a
+    # directory that is there already.
+    try:
+        for name in ("", "tmp", "new", "cur"):
+            os.makedirs(os.path.join(options.maildir, name), 0o700, exist_ok=True)
+    except OSError as error:
+        parser.error(f"no maildir: {error}")
     Archive.directory = options.maildir
     if options.best_effort:
         Archive.failure = Milter.ACCEPT

@@ -17,12 +17,15 @@ import re
 import socket
 import sys
 
-import dkim
-import dns.exception
-import dns.resolver
-import spf
-
 import Milter
+
+try:
+    import dkim
+    import dns.exception
+    import dns.resolver
+    import spf
+except ImportError as error:
+    raise ImportError(f'{error}: pip install "pymilter-cffi[examples]"') from None
 
 LOG = logging.getLogger("auth_results")
 
@@ -266,8 +269,13 @@ def main(argv=None):
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
     global lookup
-    lookup = Resolver(options.nameserver)
+    try:
+        lookup = Resolver(options.nameserver)
+    except (ValueError, dns.exception.DNSException) as error:
+        parser.error(f"no name server: {error}")
     AuthResults.authserv_id = (options.authserv_id or socket.getfqdn()).rstrip(".")
+    if not HARMLESS.fullmatch(AuthResults.authserv_id):
+        parser.error(f"no authserv-id: {AuthResults.authserv_id}")
     Milter.factory = AuthResults
     Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS)
     Milter.runmilter("auth_results", options.socket, options.timeout)

@@ -109,9 +109,12 @@ def main(argv=None):
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
+    # What is wrong here would otherwise show in a callback, once for every message.
     try:
+        for each in options.exempt or ():
+            ipaddress.ip_network(each, strict=False)
         store = greylist.open(options.store, grey_time=options.delay)
-    except (greylist.StoreError, ValueError) as error:
+    except (greylist.StoreError, ImportError, ValueError) as error:
         parser.error(str(error))
     try:
         if options.clean:

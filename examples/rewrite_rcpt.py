@@ -40,12 +40,15 @@ class Map:
     def read(self):
         """Read the file; raises OSError or ValueError, and leaves the rules as they were."""
         rules = {}
-        with open(self.path, encoding="utf-8") as lines:
+        # What is not UTF-8 matters in rules only, not in comments.
+        with open(self.path, encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines, 1):
                 words = line.partition("#")[0].replace(",", " ").lower().split()
                 if not words:
                     continue
-                if len(words) < 2 or not all("@" in word for word in words):
+                if len(words) < 2 or not all(
+                    "@" in word and "\ufffd" not in word for word in words
+                ):
                     raise ValueError(f"{self.path}, line {number}: not an address and its new ones")
                 rules[words[0]] = words[1:]
         # One assignment: a message that is being looked up goes on with the old rules.

@@ -114,6 +114,30 @@ def test_nobody_else_can_read_it(archiver: Archiver) -> None:
         assert 0o700 == stat.S_IMODE(path.stat().st_mode)
 
 
+@pytest.mark.one_mode("it is about the start")
+@pytest.mark.parametrize("made", [True, False])
+def test_directory_that_is_there(made: bool, tmp_path: Path) -> None:
+    """A directory that somebody else has made becomes a maildir; parents are made if need be."""
+    path = tmp_path / "var" / "archive"
+    if made:
+        path.mkdir(parents=True)
+    archiver = Archiver(path)
+    try:
+        assert mta.Outcome.ACCEPTED is archiver.program.send(message()).outcome
+        assert 1 == len(archiver.kept())
+    finally:
+        archiver.program.stop()
+
+
+def test_no_maildir(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What cannot be a maildir ends the program with 2 at the start, and it says why."""
+    (tmp_path / "file").write_text("no directory")
+    with pytest.raises(SystemExit) as caught:
+        archive.main(["--maildir", str(tmp_path / "file")])
+    assert 2 == caught.value.code
+    assert ": error: no maildir: " in capsys.readouterr().err
+
+
 def break_it(maildir: Path) -> None:
     """Put something in the way of the directory that files are made in."""
     (maildir / "tmp").rmdir()

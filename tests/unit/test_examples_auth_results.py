@@ -6,6 +6,7 @@ The zone is a table; the signed message and its key are those of RFC 8463, appen
 from __future__ import annotations
 
 import base64
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,6 +53,33 @@ def fake(name: str, rrtype: str, timeout: float | None = None) -> list[Any]:
 def zone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the zone above asked."""
     monkeypatch.setattr(auth_results, "lookup", fake)
+
+
+# -- the start -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", ["dkim", "dns.resolver", "spf"])
+def test_without_the_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that is missing is an ImportError that names the extra."""
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=r'pip install "pymilter-cffi\[examples\]"'):
+        load("auth_results")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--nameserver", "localhost"),
+        ("--nameserver", "127.0.0.1@x"),
+        ("--authserv-id", "example.org; dkim=pass"),
+    ],
+)
+def test_bad_arguments(arguments: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """What cannot be used ends the program with 2, and it says why."""
+    with pytest.raises(SystemExit) as caught:
+        auth_results.main(arguments)
+    assert 2 == caught.value.code
+    assert ": error: no " in capsys.readouterr().err
 
 
 # -- the results -----------------------------------------------------------------------------------

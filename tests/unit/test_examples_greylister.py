@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,24 @@ def test_no_such_list(url: str, capsys: pytest.CaptureFixture[str]) -> None:
         greylister.main(["--store", url])
     assert 2 == caught.value.code
     assert ": error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("network", ["example.org", "192.0.2.0/33", "192.0.2.*", ""])
+def test_no_network(network: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An exemption that is no network ends the program at the start, not every message later."""
+    with pytest.raises(SystemExit) as caught:
+        greylister.main(["--store", f"sqlite:///{tmp_path}/grey.db", "--exempt", network])
+    assert 2 == caught.value.code
+    assert ": error: " in capsys.readouterr().err
+
+
+def test_no_redis(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without redis-py a list in redis ends the program, and it names the extra."""
+    monkeypatch.setitem(sys.modules, "redis", None)
+    with pytest.raises(SystemExit) as caught:
+        greylister.main(["--store", "redis://127.0.0.1/0"])
+    assert 2 == caught.value.code
+    assert 'pip install "pymilter-cffi[redis]"' in capsys.readouterr().err
 
 
 def test_clean(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

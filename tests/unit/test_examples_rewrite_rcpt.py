@@ -64,10 +64,18 @@ def test_rewrite(rules: Any, address: str, new: list[str]) -> None:
     assert new == rules.rewrite(address)
 
 
-@pytest.mark.parametrize("line", ["alone@example.org", "bob@example.org robert", "bob x@example"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "alone@example.org",
+        "bob@example.org robert",
+        "bob x@example",
+        "b\xf6b@example.org x@example",
+    ],
+)
 def test_a_bad_map_is_not_taken(rules: Any, line: str) -> None:
     """A line that is no rule is an error that names it, and the old rules stay."""
-    Path(rules.path).write_text(f"x@y z@y\n{line}\n", encoding="utf-8")
+    Path(rules.path).write_text(f"x@y z@y # b\xf6b\n{line}\n", encoding="latin-1")
     with pytest.raises(ValueError, match=r"map, line 2: "):
         rules.read()
     rules.reload()
