@@ -196,12 +196,14 @@ class Reluctant:
 
     Args:
         context: with which it offers STARTTLS; None: it does not.
+        rate: bytes of the message that it takes in a second, at most.
 
     Attributes: `port`; `taken`, bytes of the message.
     """
 
-    def __init__(self, context: ssl.SSLContext | None) -> None:
+    def __init__(self, context: ssl.SSLContext | None, rate: float) -> None:
         self._context = context
+        self._rate = rate
         self._stopped = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -236,9 +238,9 @@ class Reluctant:
                     conn.sendall(b"250 mx.example\r\n")
                 else:
                     return
-            # Steadily, about four megabytes a second: no single write waits for long.
+            # Steadily: no single write waits for long.
             while not self._stopped.wait(0.005):
-                piece = conn.recv(20_000)
+                piece = conn.recv(int(self._rate * 0.005))
                 if not piece:
                     return
                 self.taken += len(piece)
