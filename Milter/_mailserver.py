@@ -119,6 +119,8 @@ class SmtpSession(SmtpSessionBase[Session], Quitting):
     None. Filters that fail raise nothing: the MTA goes on without them as the default action says,
     and :attr:`errors` has what was wrong. Used by one thread at a time.
 
+    Every command goes through :meth:`play`, where a derived class may do more.
+
     Raises:
         StateError: a command that the MTA itself would refuse here.
     """
@@ -204,6 +206,7 @@ class SmtpSession(SmtpSessionBase[Session], Quitting):
         Raises:
             ValueError: a message without recipients, or a NUL where none can be sent; nothing was
                 sent.
+            StateError: the session is over since an earlier message, or QUIT.
         """
         return self.play(self._message(message, macros, rejected))
 

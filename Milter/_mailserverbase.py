@@ -12,7 +12,7 @@ from typing import Callable, Final, Generic, Optional, TypeVar, Union
 from Milter._conversation import Macros
 from Milter._dialogue import HOSTNAME, RejectedRecipient, Result, SmtpClient, Step
 from Milter._message import Message
-from Milter._mtacodec import MilterError
+from Milter._mtacodec import MilterError, StateError
 from Milter._mtasessionbase import SessionBase
 from Milter._profiles import POSTFIX, PROFILES, Profile
 from Milter._smtppostfix import PostfixDialogue
@@ -142,4 +142,6 @@ class SmtpSessionBase(Generic[S]):
         self, message: Message, macros: Optional[Macros], rejected: Sequence[RejectedRecipient]
     ) -> Script[Result]:
         """See :meth:`Milter.mta.SmtpSession.send`."""
+        if self.over and self._lost is None:
+            raise StateError("the SMTP session is over")
         return whole_message(self._dialogue, message, macros, rejected, self._lost)

@@ -115,11 +115,11 @@ class Client:
         self._strict = strict
         self._stack = contextlib.ExitStack()
         self._server = _Server(
+            filters,
             *[mta.Filter(each.spec, default_action, timeouts) for each in filters],
             profile=profile,
             strict=strict,
         )
-        self._server.reached = filters
 
     def __enter__(self) -> Client:
         """Returns the client."""
@@ -270,12 +270,14 @@ class Client:
 class _Server(mta.MailServer):
     """A mail server whose filters know themselves how they are reached."""
 
-    reached: Sequence[Any]
+    def __init__(self, reached: Sequence[Any], *filters: mta.Filter, **options: Any) -> None:
+        super().__init__(*filters, **options)
+        self._reached = reached
 
     def open(self, number: int, timeout: float) -> socket.socket:
         """Returns a new connection to a filter."""
         try:
-            sock: socket.socket = self.reached[number].open(timeout)
+            sock: socket.socket = self._reached[number].open(timeout)
         except ConnectionRefusedError as error:
             raise mta.ConnectError(f"cannot connect: {error}") from error
         return sock
