@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import queue
 import signal
 import threading
 from collections.abc import Iterator
-from typing import Any, Final, Optional
+from typing import Any, Callable, Final, Optional, Union
 
 from Milter._cli.arguments import add_colour, mode, port, seconds, whole
 from Milter._cli.command import Command
@@ -308,26 +309,27 @@ class _Screen:
     What it cannot print in time is not printed, which is said.
     """
 
-    def __init__(self, printer: _Printer, stop: Any) -> None:
+    def __init__(self, printer: _Printer, title: str, stop: Callable[[], None]) -> None:
         self.error: Optional[BaseException] = None
         self._printer = printer
+        self._title = title
         self._stop = stop
-        self._queue: queue.Queue[Optional[Record]] = queue.Queue(_QUEUE)
+        self._queue: queue.Queue[Union[Record, str, None]] = queue.Queue(_QUEUE)
         self._left_out = 0
         self._told = 0
         # A daemon: if its terminal never takes anything again, the process ends all the same.
         self._thread = threading.Thread(target=self._run, name="screen", daemon=True)
         self._thread.start()
 
-    def put(self, record: Record) -> None:
-        """Has a record printed; never waits."""
+    def put(self, what: Union[Record, str]) -> None:
+        """Has a record, or a complaint, printed; never waits."""
         try:
-            self._queue.put_nowait(record)
+            self._queue.put_nowait(what)
         except queue.Full:
             self._left_out += 1
 
     def close(self) -> bool:
-        """Waits until all is printed; returns whether it is."""
+        """Waits until all is printed, and the summary; returns whether it is."""
         with contextlib.suppress(queue.Full):
             self._queue.put(None, timeout=_PATIENCE)
         self._thread.join(_PATIENCE)
@@ -335,17 +337,21 @@ class _Screen:
 
     def _run(self) -> None:
         try:
+            if self._title:
+                say(self._title, "bold")
             while True:
-                record = self._queue.get()
-                if record is None:
+                what = self._queue.get()
+                if what is None:
+                    self._printer.summary()
                     return
-                self._printer.see(record)
+                if isinstance(what, str):
+                    complain(COMMAND.name, what)
+                else:
+                    self._printer.see(what)
                 left_out = self._left_out
                 if left_out > self._told:
-                    complain(
-                        COMMAND.name,
-                        f"{left_out - self._told} lines were not printed: the terminal is too slow",
-                    )
+                    lines = count(left_out - self._told, "line")
+                    complain(COMMAND.name, f"the terminal is too slow: {lines} left out")
                     self._told = left_out
         except BaseException as error:  # above all: whoever reads our output has seen enough
             self.error = error
@@ -356,7 +362,7 @@ class _Screen:
 
 
 @contextlib.contextmanager
-def _signals(stop: Any) -> Iterator[None]:
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
     """Has the signals that end a process call *stop* instead."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, lambda *_: stop()) for number in numbers}
@@ -394,24 +400,25 @@ def _live(given: argparse.Namespace) -> int:
                 recorder.write(record)
             except OSError as error:
                 # Mail goes on.
-                complain(COMMAND.name, f"{given.record}: {error.strerror}; no more is recorded")
+                screen.put(f"{given.record}: {error.strerror}; no more is recorded")
                 recorder, status = None, FAILED
         screen.put(record)
+
+    def on_trouble(text: str) -> None:
+        screen.put(text)
 
     with Proxy(
         given.listen,
         given.filter,
         on_record,
-        lambda text: complain(COMMAND.name, text),
+        on_trouble,
         timeout=given.timeout,
         mode=given.socket_mode,
     ) as proxy:
         if given.record is not None:
             recorder = _recorder(given, Head(now()))
-        printer = _Printer(given)
-        if not given.json:
-            say(f"listening at {shown(given.listen)}, passing on to {shown(given.filter)}", "bold")
-        screen = _Screen(printer, proxy.stop)
+        title = f"listening at {shown(given.listen)}, passing on to {shown(given.filter)}"
+        screen = _Screen(_Printer(given), "" if given.json else title, proxy.stop)
         try:
             with _signals(proxy.stop):
                 proxy.run()
@@ -419,12 +426,12 @@ def _live(given: argparse.Namespace) -> int:
             if recorder is not None:
                 recorder.close()
             whole = screen.close()
-    if isinstance(screen.error, BaseException):
-        raise screen.error
     if not whole:
         complain(COMMAND.name, "the terminal does not take what is printed")
-        return FAILED
-    printer.summary()
+        # Not as usual: the interpreter would wait for the thread that waits for the terminal.
+        os._exit(FAILED)
+    if screen.error is not None:
+        raise screen.error
     return status
 
 
