@@ -42,6 +42,7 @@ from Milter._mtacodec import (
     encode,
     modification,
     parse_reply,
+    spoken,
 )
 from Milter._mtarules import RULES
 
@@ -71,9 +72,13 @@ _MACROS_ALWAYS: Final = frozenset(
 _FIRST_ACTIONS: Final = 0x0F
 _FIRST_PROTOCOL: Final = 0x3F
 
+_MACROS: Final = 50  # names in a list
 _SIZES: Final[int] = lib.SMFIP_MDS_256K | lib.SMFIP_MDS_1M
 _DEFAULT_MAX: Final = 65535  # bytes of data in a packet, before anything else is agreed on
 _LARGEST_INDEX: Final = 0x7FFFFFFF  # a filter's numbers are signed
+_CHANGE_COST: Final = 4096  # bytes that a change counts for besides its data
+_CHANGES_ALWAYS: Final = 1024 * 1024  # bytes that they may come to, whatever the limit
+_TOO_MUCH: Final = "a limit of ours, receive_limit: what one message's changes may come to"
 _HEADER_CHANGES: Final = frozenset({lib.SMFIR_ADDHEADER, lib.SMFIR_INSHEADER, lib.SMFIR_CHGHEADER})
 # What Sendmail takes for a reply text at all.
 _SENDMAIL_REPLY: Final = re.compile(rb"[45][0-9][0-9][^\0]*\0")
@@ -111,7 +116,8 @@ class Protocol:
             disagree, with a lone ``%``, or longer than libmilter makes them.
         progress_anywhere: the filter may say that it is still at work at any time, as with
             Postfix; false: only at the end of a message, as with Sendmail.
-        receive_limit: bytes of letter and data of one packet from the filter.
+        receive_limit: bytes of letter and data of one packet from the filter; and, if it is more
+            than 1 MiB, of the changes of one message, each of which counts 4096 besides its data.
         rules: whose conversation it is, ``postfix`` or ``sendmail``: where it is not strict, it
             puts up with what this mail server does, and with nothing else; and the macros are
             chosen by whoever plays the mail server. None: what any of them puts up with, short of
@@ -143,6 +149,7 @@ class Protocol:
         self._skipped: Optional[int] = None
         self._last_change: Optional[int] = None
         self._body_replaced = False
+        self._changed = 0  # bytes that the changes of this message come to
         self._packets = 0  # that either side has sent
         self._taken = b""  # the last one that came, whole
         # The packet whose beginning is in the input was begun before it was asked for.
@@ -243,7 +250,7 @@ class Protocol:
                 self._fail(
                     ConnectionLost(
                         f"the filter closed the connection instead of answering "
-                        f"{self.waiting_for}{' with a whole packet' if self._input else ''}"
+                        f"{spoken(self.waiting_for)}{' with a whole packet' if self._input else ''}"
                     )
                 )
             return None
@@ -251,12 +258,14 @@ class Protocol:
         reply = self._known(letter)
         ahead, self._ahead = self._ahead, False
         if ahead and reply.kind != lib.MLT_REPLY_PROGRESS:
-            self._break(f"{reply.name} before {self.waiting_for} was asked", RULES["silence"])
+            self._break(
+                f"{reply.name} before {spoken(self.waiting_for)} was asked", RULES["silence"]
+            )
         if self._due.answer == lib.MLT_ANSWER_OPTIONS:
             return self._options(reply, data)
         if reply.kind == lib.MLT_REPLY_PROGRESS:
             if not self._progress_anywhere and self._due.answer != lib.MLT_ANSWER_MODS:
-                self._break(f"PROGRESS in answer to {self.waiting_for}", RULES["progress"])
+                self._break(f"PROGRESS in answer to {spoken(self.waiting_for)}", RULES["progress"])
             self._fields(reply, data)
             return Progress()
         if reply.kind == lib.MLT_REPLY_MODIFICATION:
@@ -264,7 +273,7 @@ class Protocol:
         if reply.kind == lib.MLT_REPLY_VERDICT:
             return self._verdict(reply, data)
         return self._break(
-            f"{reply.name} in answer to {self.waiting_for}",
+            f"{reply.name} in answer to {spoken(self.waiting_for)}",
             RULES["never" if reply.kind == lib.MLT_REPLY_NEVER else "misplaced"],
         )
 
@@ -371,10 +380,13 @@ class Protocol:
             assert entry is not None, "the codec has checked that these are lists"
             stage = entry[0][0]
             names, rest = entry[1][0] or b"", entry[1][1] or b""
+            wanted = tuple(from_wire(names).replace(",", " ").split())
+            if self.strict and len(wanted) > _MACROS:
+                self._break(f"a macro list with {len(wanted)} names", RULES["lists size"])
             if self.strict and stage in lists:
                 self._break(f"two macro lists for stage {stage}", RULES["lists"])
             if stage in STAGES.values():
-                lists[stage] = tuple(from_wire(names).replace(",", " ").split())
+                lists[stage] = wanted
             elif self.strict:
                 self._break(f"a macro list for stage {stage}", RULES["lists"])
         self.options = Options(version, actions, protocol, lists, *self._offer)
@@ -386,12 +398,18 @@ class Protocol:
         assert self._due is not None
         assert self.options is not None
         if self._due.answer != lib.MLT_ANSWER_MODS:
-            self._break(f"{reply.name} in answer to {self.waiting_for}", RULES["early change"])
+            self._break(
+                f"{reply.name} in answer to {spoken(self.waiting_for)}", RULES["early change"]
+            )
         if self.strict and not reply.action & self.options.actions:
             self._break(
                 f"{reply.name} without {'|'.join(action_names(reply.action))} negotiated",
                 RULES["action"],
             )
+        self._changed += len(data) + _CHANGE_COST
+        most = max(self._limit, _CHANGES_ALWAYS)
+        if self._changed > most:
+            self._break(f"changes beyond {most} bytes", _TOO_MUCH)
         if reply.letter == lib.SMFIR_REPLBODY:
             if self.strict and self._body_replaced and self._last_change != reply.letter:
                 self._break("REPLBODY resumed after another modification", RULES["body pieces"])
@@ -430,11 +448,11 @@ class Protocol:
             at_end = due.answer == lib.MLT_ANSWER_MODS and not self._as("postfix")
             if at_end or (self.strict and not negotiated):
                 why = " that was not negotiated" if due.letter == lib.SMFIC_BODY else ""
-                self._break(f"SKIP{why} in answer to {self.waiting_for}", RULES["skip"])
+                self._break(f"SKIP{why} in answer to {spoken(self.waiting_for)}", RULES["skip"])
             if due.letter == lib.SMFIC_BODY or not self._as("sendmail"):
                 self._skipped = due.letter
         elif self.strict and verdict.kind is Kind.DISCARD and due.letter in _ABOUT_CLIENT:
-            self._break(f"DISCARD in answer to {self.waiting_for}", RULES["discard"])
+            self._break(f"DISCARD in answer to {spoken(self.waiting_for)}", RULES["discard"])
         elif (
             due.rank >= 0
             and verdict.final
@@ -614,6 +632,7 @@ class Protocol:
         self._may(lib.SMFIC_BODYEOB)
         self._last_change = None
         self._body_replaced = False
+        self._changed = 0
         outgoing = self._send(lib.SMFIC_BODYEOB, (bytes(data),), macros)
         # To the filter the message is over, whatever it will answer (wire spec 3.4).
         self._rank = None
@@ -663,7 +682,7 @@ class Protocol:
         if self._over:
             raise StateError("the conversation is over: QUIT was sent")
         if self._due is not None:
-            raise StateError(f"{command.name} before the answer to {self.waiting_for}")
+            raise StateError(f"{command.name} before the answer to {spoken(self.waiting_for)}")
         if self.options is None:
             raise StateError(f"{command.name} before the negotiation")
         self._check_silence()

@@ -50,6 +50,12 @@ class MilterError(Exception):
     data: bytes = b""
     filter: int = 0
 
+    def __str__(self) -> str:
+        text = super().__str__()
+        if not self.data:
+            return text
+        return f"{text}; of its packet came {hex_of(self.data)}"
+
 
 class ConnectError(MilterError):
     """The filter could not be reached."""
@@ -88,6 +94,11 @@ def hex_of(data: bytes, most: int = 40) -> str:
     if len(data) <= most:
         return data.hex(" ").upper()
     return f"{data[:most].hex(' ').upper()} ... ({len(data)} bytes)"
+
+
+def spoken(step: Optional[str]) -> Optional[str]:
+    """Returns a step's name as errors say it: as its method is called."""
+    return "negotiate" if step == "optneg" else step
 
 
 class StateError(MilterError):

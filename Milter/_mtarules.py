@@ -22,6 +22,7 @@ _SAID: Final = {
     "offer": ("8.9, row 193", "the offer is answered with what was offered, or less"),
     "lists": ("2.5", "macro lists are for stages 0 to 6, one for each"),
     "lists not offered": ("2.5", "macro lists only where the MTA offered SETSYMLIST"),
+    "lists size": ("2.5", "a macro list has 50 names at most, all that Sendmail takes"),
     "one size": ("2.6", "one of the larger data sizes is chosen, not two"),
     # -- answers
     "skip": ("2.4", "SKIP answers a piece of body, where it was negotiated"),

@@ -7,6 +7,7 @@ Source: wire spec 2.7.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Optional
@@ -30,6 +31,8 @@ class Timeouts:
             progress starts the time again.
         eom_total: for all that the filter says to the end of a message, which nothing prolongs;
             None for any time.
+        total: the same for any step: a filter that says without end that it is still at work, or
+            asks for changes, is not waited for longer. Postfix would; None for that.
     """
 
     connect: float = 30.0
@@ -37,11 +40,17 @@ class Timeouts:
     content: float = 300.0
     eom: float = 300.0
     eom_total: Optional[float] = None
+    total: Optional[float] = 3600.0
 
     @classmethod
     def all(cls, seconds: float) -> Timeouts:
-        """Returns timeouts that are all the same."""
-        return cls(seconds, seconds, seconds, seconds)
+        """Returns timeouts that are all the same, and twelve times that for each step in all."""
+        return cls(seconds, seconds, seconds, seconds, None, 12 * seconds)
+
+    def total_of(self, step: str) -> float:
+        """Returns the time that all of a step's answer may take."""
+        limits = (self.total, self.eom_total if step == "eom" else None)
+        return min((limit for limit in limits if limit is not None), default=math.inf)
 
     def of(self, step: str) -> float:
         """Returns the time that a step's answer may take."""

@@ -346,6 +346,19 @@ def test_two_macro_lists_for_a_stage() -> None:
     assert {2: ("j",)} == answer(negotiating(strict=False), options(lists=lists)).macro_lists
 
 
+@pytest.mark.parametrize("many", [50, 51])
+def test_long_macro_lists(many: int) -> None:
+    """Sendmail takes 50 names in a list: more are an error when strict (2.5)."""
+    names = " ".join(f"{{m{number}}}" for number in range(many)).encode()
+    lists = b"\0\0\0\2" + names + b"\0"
+    assert many == len(answer(negotiating(strict=False), options(lists=lists)).macro_lists[2])
+    if many <= 50:
+        assert many == len(answer(negotiating(), options(lists=lists)).macro_lists[2])
+        return
+    with pytest.raises(mta.ProtocolError, match=r"list with 51 names.*2\.5"):
+        answer(negotiating(), options(lists=lists))
+
+
 def test_macro_lists_where_none_are_understood() -> None:
     """Lists to an MTA that did not offer SETSYMLIST: an error when strict (2.5, row 50)."""
     lists, offer = b"\0\0\0\2i\0", (6, 0xFF, 0x1FFFFF)
@@ -1057,6 +1070,26 @@ def test_body_in_pieces() -> None:
         assert answer(conversation, piece) is not None
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_too_many_changes(strict: bool) -> None:
+    """The changes of one message come to receive_limit at most, each with 4096 bytes more than its
+    data; those of the next are counted anew."""
+    conversation = at_eom(strict=strict, receive_limit=1 << 20)
+    change = packet("h", b"X\0y\0")  # 4 bytes of data
+    for _ in range(2):
+        for _ in range(255):
+            assert mta.AddHeader("X", "y") == answer(conversation, change)
+        answer(conversation)
+        for play in (PLAYS["M"], PLAYS["R"]):
+            play(conversation)
+            answer(conversation)
+        conversation.eom()
+    for _ in range(255):
+        answer(conversation, change)
+    with pytest.raises(mta.ProtocolError, match=r"changes beyond 1048576 bytes \(a limit of ours"):
+        answer(conversation, change)
+
+
 def test_body_pieces_are_counted_per_message() -> None:
     """What one message's body was replaced by does not matter to the next."""
     conversation = at_eom()
@@ -1370,7 +1403,7 @@ def test_nothing_before_the_negotiation() -> None:
     with pytest.raises(mta.StateError, match="HELO before the negotiation"):
         conversation.helo("h")
     conversation.negotiate()
-    with pytest.raises(mta.StateError, match="HELO before the answer to optneg"):
+    with pytest.raises(mta.StateError, match="HELO before the answer to negotiate"):
         conversation.helo("h")
 
 

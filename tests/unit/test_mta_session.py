@@ -5,7 +5,9 @@ Bytes by hand from the wire spec.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import math
 import socket
 import subprocess
 import sys
@@ -200,7 +202,10 @@ def test_rules_of_a_connection(tmp_path: Path) -> None:
         assert play(13, strict=False)
         with pytest.raises(mta.ProtocolError, match="length 13"):
             play(12, strict=False)
-        for length, text in ((0x04000000, "no answer to optneg"), (0x04000001, "length 67108865")):
+        for length, text in (
+            (0x04000000, "no answer to negotiate"),
+            (0x04000001, "length 67108865"),
+        ):
             simple.replies["O"] = [length.to_bytes(4, "big")]
             session = mta.connect(simple.spec, timeouts=mta.Timeouts(reply=0.2))
             with pytest.raises(mta.MilterError, match=text):
@@ -319,7 +324,7 @@ def test_filter_that_resets_the_connection() -> None:
         # No linger: closing resets the connection, as a filter that dies does with data unread.
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         peer.close()
-        with pytest.raises(mta.ConnectionLost, match="broke at optneg: Connection reset"):
+        with pytest.raises(mta.ConnectionLost, match="broke at negotiate: Connection reset"):
             session.negotiate()
         session.close()
 
@@ -356,8 +361,11 @@ def test_filter_that_does_not_answer(reply: bytes) -> None:
     script = Script((OFFER, ALL), (hand("H", b"h\0"), reply), hold=True)
     session = script.session(timeouts=mta.Timeouts(reply=0.2))
     session.negotiate()
-    with pytest.raises(mta.FilterTimeout, match=r"no answer to helo within 0\.2 s"):
+    with pytest.raises(mta.FilterTimeout, match=r"no answer to helo within 0\.2 s") as caught:
         session.helo("h")
+    assert bool(reply) == str(caught.value).endswith(
+        "; of its packet came " + reply.hex(" ").upper()
+    )
     with pytest.raises(mta.StateError, match="is over: no answer"):
         session.helo("h")
     script.done()
@@ -435,6 +443,34 @@ def test_progress_starts_the_time_again() -> None:
     thread.join(PATIENCE)
 
 
+@pytest.mark.parametrize("said", [packet("p"), packet("q", b"why\0")])
+def test_filter_that_does_not_come_to_an_end(said: bytes) -> None:
+    """A filter whose next packet is always there already is not listened to for ever."""
+    ours, theirs = socket.socketpair()
+
+    def talk() -> None:
+        with theirs, contextlib.suppress(OSError):
+            theirs.recv(100)
+            theirs.sendall(ALL)
+            while b"E" not in theirs.recv(1000):
+                theirs.sendall(C)
+            while True:
+                theirs.sendall(said * 100)
+
+    thread = threading.Thread(target=talk)
+    thread.start()
+    timeouts = mta.Timeouts(PATIENCE, PATIENCE, PATIENCE, PATIENCE, total=0.05)
+    limitless = mta.Protocol(receive_limit=2**31 - 1)
+    with mta.Session(ours, timeouts=timeouts, protocol=limitless) as session:
+        session.negotiate()
+        session.mail("<a@b>")
+        session.rcpt("<c@d>")
+        with pytest.raises(mta.FilterTimeout, match=r"no answer to eom within 0\.05 s"):
+            session.eom()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
 def test_timeouts() -> None:
     """The defaults are Postfix's; content and the end of a message have times of their own."""
     timeouts = mta.Timeouts()
@@ -449,7 +485,12 @@ def test_timeouts() -> None:
         times.of(step) for step in ("optneg", "connect", "helo", "mail", "rcpt", "data", "unknown")
     ]
     assert [3, 3, 3, 4] == [times.of(step) for step in ("header", "eoh", "body", "eom")]
-    assert mta.Timeouts(5, 5, 5, 5) == mta.Timeouts.all(5)
+    assert mta.Timeouts(5, 5, 5, 5, None, 60) == mta.Timeouts.all(5)
+    # What nothing prolongs.
+    assert [3600, 3600] == [timeouts.total_of(step) for step in ("mail", "eom")]
+    times = mta.Timeouts(eom_total=7, total=9)
+    assert [9, 7] == [times.total_of(step) for step in ("mail", "eom")]
+    assert math.inf == mta.Timeouts(total=None).total_of("eom")
 
 
 # -- where filters are ---------------------------------------------------------------------------
