@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
+import logging
 import re
 from typing import TYPE_CHECKING, Any, Callable, Final, Optional, Union
 from weakref import WeakKeyDictionary
 
 from Milter._dialogue import HOSTNAME, Outcome, RejectedRecipient, SmtpClient
 from Milter._mailserverasync import AsyncMailServer, AsyncSmtpSession
+from Milter._mtasocket import parse_spec
 from Milter._profiles import POSTFIX, Profile
 from Milter._smtpclient import auth_macros, client_of, daemon_macros, tls_macros
 from Milter._smtpenvelope import Handled, change, content_of, forget, message_of, remember
@@ -25,6 +27,8 @@ from Milter._smtpsession import Filter, SmtpReply
 if TYPE_CHECKING:
     from aiosmtpd.smtp import SMTP as Server
     from aiosmtpd.smtp import Envelope, Session
+
+LOG: Final = logging.getLogger("Milter")
 
 _STATUS: Final = re.compile(r"(\d{3})(?:[- ](?:(\d\.\d{1,3}\.\d{1,3}) )?(.*))?")
 _BAD_CHARACTER: Final = "501 5.5.2 Syntax error: a NUL in the command"
@@ -42,6 +46,8 @@ class _Connection:
         self.helo = ""
         self.in_message = False
         self.data_told = False
+        self.closing = False
+        self.errors_logged = 0
         self.mechanism = ""
         # Parameters of recipients, of which aiosmtpd keeps one list for all.
         self.params: dict[str, tuple[str, ...]] = {}
@@ -70,7 +76,8 @@ class MilterHandler:
     All other hooks (``handle_VRFY``, ``auth_...``) are the application's, unchanged. NULs in
     headers are taken out before the filters see them; no milter can be told of one.
 
-    One handler serves any number of connections, in one event loop or several.
+    One handler serves any number of connections, in one event loop or several. What filters do
+    wrong is logged as warnings of the logger ``Milter``.
 
     Args:
         filters: where they listen, or :class:`Milter.mta.Filter`, in the order in which they are
@@ -86,7 +93,7 @@ class MilterHandler:
             delivered; in the event loop's thread.
 
     Raises:
-        ValueError: no such profile or action.
+        ValueError: no such profile or action, or a socket specification that is none.
     """
 
     def __init__(
@@ -108,6 +115,8 @@ class MilterHandler:
             hostname=hostname,
             strict=strict,
         )
+        for each in self.server.filters:
+            parse_spec(each.spec)
         self.app = app
         self._client = client or client_of
         self._on_result = on_result
@@ -170,12 +179,20 @@ class MilterHandler:
                 # What comes next finds no session that never began.
                 self._gone(server)
                 raise
+        self._log_errors(connection)
         return connection
 
     def _gone(self, server: Server) -> None:
         connection = self._connections.pop(server, None)
         if connection is not None:
             connection.smtp.leave()
+            self._log_errors(connection)
+
+    def _log_errors(self, connection: _Connection) -> None:
+        """Says what filters did wrong since the last time, and so were gone on without."""
+        for error in connection.smtp.errors[connection.errors_logged :]:
+            LOG.warning("filter %s: %s", self.server.filters[error.filter].spec, error)
+            connection.errors_logged += 1
 
     async def _give_up(self, connection: _Connection) -> None:
         """The message in hand is over, if there is one."""
@@ -189,10 +206,26 @@ class MilterHandler:
 
         For :class:`SMTP`, and for hooks just before they return.
         """
-        if reply.closes and server.transport is not None:
+        if reply.closes:
+            self._close(server)
+        return plain(str(reply), utf8=bool(envelope.smtp_utf8))
+
+    def _close(self, server: Server) -> None:
+        """Has the connection closed behind the reply that the hook returns."""
+        connection = self._connections.get(server)
+        if connection is not None:
+            connection.closing = True
+        if server.transport is not None:
             # It is written as soon as the hook returns, and before anything else is run.
             asyncio.get_running_loop().call_soon(server.transport.close)
-        return plain(str(reply), utf8=bool(envelope.smtp_utf8))
+
+    def closing(self, server: Server) -> bool:
+        """Tells whether the client has been told that the connection is closed; for :class:`SMTP`.
+
+        What it sent behind the command in question (RFC 2920) is not to be looked at any more.
+        """
+        connection = self._connections.get(server)
+        return connection is not None and connection.closing
 
     # -- HELO ------------------------------------------------------------------------------------
 
@@ -205,6 +238,8 @@ class MilterHandler:
         greeting = connection.smtp.greeting
         if greeting is not None and greeting.closes:
             return greeting
+        if connection.smtp.over:
+            return CLOSING
         connection.in_message = connection.data_told = False
         connection.params = {}
         connection.helo = hostname
@@ -353,6 +388,7 @@ class MilterHandler:
         before = message_of(envelope, connection.params)
         original = content_of(envelope)
         result = await connection.smtp.content(before)
+        self._log_errors(connection)
         connection.in_message = connection.data_told = False
         connection.params = {}
         if result.modifications:
@@ -375,8 +411,8 @@ class MilterHandler:
                 )
         if answer is not None:
             return str(answer)
-        if result.session_over and server.transport is not None:
-            asyncio.get_running_loop().call_soon(server.transport.close)
+        if result.session_over:
+            self._close(server)
         return plain(result.reply, utf8=bool(envelope.smtp_utf8))
 
     async def _deliver(self, server: Server, session: Session, envelope: Envelope) -> Optional[Any]:

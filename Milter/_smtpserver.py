@@ -55,6 +55,12 @@ class SMTP(aiosmtpd.smtp.SMTP):
         if isinstance(status, str):
             said = await self._instead(status) or status
         await super().push(said)
+        if self._milters.closing(self):
+            # aiosmtpd would go on with what the client has sent already; it cancels this task when
+            # the connection is gone.
+            assert self.transport is not None
+            self.transport.close()
+            await self.loop.create_future()
 
     async def _instead(self, status: str) -> Optional[str]:
         """What is to be said instead of what aiosmtpd would say; None for just that."""

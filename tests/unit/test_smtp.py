@@ -312,22 +312,30 @@ def test_no_way_around_after_an_exception(tmp_path: Path, make: Any) -> None:
     assert [["b@example.com"], ["c@example.com"]] == [to for _, to, _ in app.mails]
 
 
-def test_pipelined_commands_after_421(tmp_path: Path) -> None:
-    """What a client has sent behind a command that is answered 421 delivers nothing."""
+@pytest.mark.parametrize("make", [Controller, aiosmtpd.controller.Controller])
+@pytest.mark.parametrize("step", ["H", "M", "R", "E"])
+def test_pipelined_commands_after_421(tmp_path: Path, make: Any, step: str) -> None:
+    """What a client has sent behind a command that is answered 421 delivers nothing.
+
+    Our Controller does not even answer it, as a closed connection does not.
+    """
     app = Keeper()
     goes = packet("y", b"421 4.7.0 go away\0")
-    with filter_at(tmp_path / "s", R=[C, goes]) as simple:
-        with serving(MilterHandler(simple.spec, app=app)) as port, client(port) as smtp:
+    message = b"MAIL FROM:<a@b.org>\r\nRCPT TO:<c@d.org>\r\nDATA\r\nSubject: x\r\n\r\n.\r\n"
+    with filter_at(tmp_path / "s", **{step: goes}) as simple:
+        with serving(MilterHandler(simple.spec, app=app), make) as port, client(port) as smtp:
             assert smtp.sock is not None
-            smtp.ehlo()
-            smtp.sock.sendall(
-                b"MAIL FROM:<a@b.org>\r\nRCPT TO:<c@d.org>\r\nRCPT TO:<e@d.org>\r\n"
-                b"RCPT TO:<f@d.org>\r\nDATA\r\nSubject: x\r\n\r\n.\r\n"
-            )
-            said_ = b""
-            while piece := smtp.sock.recv(4096):
-                said_ += piece
-        assert b"421 4.7.0 go away\r\n" in said_
+            simple.replies[step] = [goes, C]
+            smtp.sock.sendall(b"EHLO x\r\n" + message + b"FOO\r\nEHLO y\r\n" + message)
+            heard = b""
+            with contextlib.suppress(ConnectionResetError):
+                while piece := smtp.sock.recv(4096):
+                    heard += piece
+        _, found, rest = heard.partition(b"421 4.7.0 go away\r\n")
+        assert found
+        if make is Controller:
+            assert b"" == rest
+            assert "U" not in simple.letters
     assert [] == app.mails
 
 
@@ -567,6 +575,30 @@ def test_a_filter_that_hangs(tmp_path: Path) -> None:
     assert 2 == len(app.mails)
     errors = [type(error) for error in seen[0].result.errors]
     assert [mta.FilterTimeout] == errors
+
+
+def test_what_filters_do_wrong_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Once for each fault, with the filter's socket: nobody else may get to see it."""
+    silent = mta.Filter(f"unix:{tmp_path}/none", "accept")
+    with filter_at(tmp_path / "s", E=None) as simple:
+        handler = MilterHandler(silent, mta.Filter(simple.spec, "accept"))
+        with serving(handler) as port:
+            caplog.clear()  # of aiosmtpd's own connection
+            with client(port) as smtp:
+                smtp.sendmail("a@example.org", ["b@example.com"], MAIL)
+                smtp.sendmail("a@example.org", ["b@example.com"], MAIL)
+                smtp.quit()
+    told = [record.getMessage() for record in caplog.records if record.name == "Milter"]
+    first, second = told
+    assert first.startswith(f"filter unix:{tmp_path}/none: cannot connect to ")
+    assert second.startswith(f"filter {simple.spec}: ")
+
+
+@pytest.mark.parametrize("spec", ["", "inet:25@", "smtp:25@127.0.0.1"])
+def test_a_spec_that_is_none(spec: str) -> None:
+    """It is an error at once, not a filter that fails with every client."""
+    with pytest.raises(ValueError, match="socket"):
+        MilterHandler(spec)
 
 
 def test_filters_in_a_row(tmp_path: Path) -> None:
