@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "clock.h"
 #include "connection.h"
 #include "protocol.h"
 #include "serve.h"
@@ -23,7 +24,10 @@ enum {
     TURN_NANOSECONDS = 1000 * 1000,
     /* How often it looks before it goes to sleep for its turn: for about as long as it takes to
      * sleep and be woken. */
-    SPINS = 500
+    SPINS = 500,
+    /* Threads at work without a turn from which on the next ones go one by one, */
+    CROWD = 128,
+    CROWD_MICROSECONDS = 1000 /* after so long each, if nobody comes back */
 };
 
 /* A connection and the place for its events. */
@@ -62,7 +66,12 @@ void mlt_connection_free(mlt_connection *connection)
  * they go back to Python. As most callbacks take but a few microseconds, the first in the line does
  * not sleep at once, where there is another processor for the holder to run on. It is only a
  * courtesy: a thread whose turn does not come within a millisecond goes all the same, and until the
- * holder is back - its callback waits for a database, say - nobody waits. */
+ * holder is back - its callback waits for a database, say - nobody waits.
+ *
+ * Unless they are a crowd. A thread that waits for Python's lock looks for it 200 times a second;
+ * some thousands, when an MTA ends and closes all its connections at once, would do nothing else
+ * for minutes. Of a crowd one goes for each that comes back, and one each millisecond all the same,
+ * as those before may be waiting for anything. */
 
 static void relax(void)
 {
@@ -117,10 +126,8 @@ static int lock_for(pthread_mutex_t *mutex, long nanoseconds)
 #endif
 }
 
-static bool take_turn(mlt_server *server)
+static bool wait_for_turn(mlt_server *server)
 {
-    if (!server->settings.turns)
-        return false;
     if (try_turn(server))
         return true;
     if (atomic_load(&server->turn_lost))
@@ -135,6 +142,36 @@ static bool take_turn(mlt_server *server)
     return false;
 }
 
+static void join_crowd(mlt_server *server)
+{
+    pthread_mutex_lock(&server->line); /* the first in the line waits, the others behind it */
+    pthread_mutex_lock(&server->crowd_lock);
+    if (server->crowd >= CROWD)
+        mlt_clock_wait(&server->back, &server->crowd_lock, CROWD_MICROSECONDS);
+    server->crowd++;
+    pthread_mutex_unlock(&server->crowd_lock);
+    pthread_mutex_unlock(&server->line);
+}
+
+static void leave_crowd(mlt_server *server)
+{
+    pthread_mutex_lock(&server->crowd_lock);
+    server->crowd--;
+    pthread_cond_signal(&server->back);
+    pthread_mutex_unlock(&server->crowd_lock);
+}
+
+static void take_turn(mlt_connection *connection)
+{
+    mlt_server *server = connection->server;
+    if (!server->settings.turns)
+        return;
+    connection->turn = wait_for_turn(server);
+    connection->crowd = !connection->turn;
+    if (connection->crowd)
+        join_crowd(server);
+}
+
 static void return_turn(mlt_server *server)
 {
     atomic_store(&server->turn_lost, false);
@@ -146,7 +183,9 @@ static void give_turn(mlt_connection *connection)
 {
     if (connection->turn)
         return_turn(connection->server);
-    connection->turn = false;
+    if (connection->crowd)
+        leave_crowd(connection->server);
+    connection->turn = connection->crowd = false;
 }
 
 void mlt_connection_end(mlt_connection *connection)
@@ -212,7 +251,7 @@ int mlt_connection_next(mlt_connection *connection, size_t done, int verdict, co
     }
     if (count == 0)
         mlt_connection_end(connection);
-    connection->turn = take_turn(connection->server);
+    take_turn(connection);
     return count;
 }
 
@@ -293,6 +332,6 @@ int mlt_connection_accept(mlt_connection *connection)
     size_t before = atomic_fetch_sub(&server->waiting, 1);
     connection->view.alone = before == 1;
     if (status == MLT_OK)
-        connection->turn = take_turn(server);
+        take_turn(connection);
     return status;
 }

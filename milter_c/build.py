@@ -16,6 +16,7 @@ HERE = "milter_c"
 SOURCES = [
     "blocking.c",
     "buffer.c",
+    "clock.c",
     "codec.c",
     "connection.c",
     "frame.c",
@@ -30,6 +31,7 @@ SOURCES = [
 HEADERS = ["engine.h", "protocol.h", "threadstate.h"]
 DEPENDS = [
     "buffer.h",
+    "clock.h",
     "codec.h",
     "connection.h",
     "engine.h",

@@ -34,7 +34,8 @@ struct mlt_connection {
     bool tcp;
     bool nonblocking;    /* what cannot be written at once is kept in `out` */
     bool deferring;      /* nothing is written: all is kept in `out` for mlt_connection_flush() */
-    bool turn;           /* its events are being handled in a turn (blocking.h) */
+    bool turn;           /* its events are being handled in a turn (blocking.c), */
+    bool crowd;          /* or without one, which is counted */
     bool ending;         /* no more is read; the filter gets the events that it is owed */
     atomic_bool between; /* waiting, outside of a message: a stop may end it */
     atomic_bool cut;     /* shut down by the server */

@@ -39,6 +39,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "connection.h"
 #include "poller.h"
 #include "protocol.h"
@@ -168,13 +169,6 @@ struct mlt_pool {
     size_t spares;
     mlt_buffer spare[SPARE_BUFFERS];
 };
-
-/* What pthread_cond_timedwait() goes by; macOS has no pthread_condattr_setclock(). */
-#ifdef __APPLE__
-static const clockid_t tick_clock = CLOCK_REALTIME;
-#else
-static const clockid_t tick_clock = CLOCK_MONOTONIC;
-#endif
 
 static int64_t now_us(void)
 {
@@ -889,19 +883,6 @@ static bool is_any_at_work(const mlt_pool *pool)
     return worker != NULL;
 }
 
-static void wait_for_tick(mlt_pool *pool, int64_t ms)
-{
-    struct timespec until;
-    clock_gettime(tick_clock, &until);
-    until.tv_sec += (time_t)(ms / 1000);
-    until.tv_nsec += (long)(ms % 1000) * 1000000;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_nsec -= 1000000000;
-        until.tv_sec++;
-    }
-    pthread_cond_timedwait(&pool->watch, &pool->lock, &until);
-}
-
 static void *watch(void *argument)
 {
     mlt_pool *pool = argument;
@@ -915,7 +896,9 @@ static void *watch(void *argument)
             continue;
         }
         int64_t tick = pool->options.threshold;
-        wait_for_tick(pool, least < LONG_TICKS ? tick : tick * LONG_FACTOR);
+        if (least >= LONG_TICKS)
+            tick *= LONG_FACTOR;
+        mlt_clock_wait(&pool->watch, &pool->lock, tick * 1000);
         least = look_once(pool);
         if (pool->stuck.first != NULL) {
             pthread_mutex_unlock(&pool->lock);
@@ -1223,13 +1206,7 @@ mlt_pool *mlt_pool_new(mlt_server *server, const mlt_pool_options *options)
     pool->options = *options;
     pool->now = mlt_socket_now();
     pthread_mutex_init(&pool->lock, NULL);
-    pthread_condattr_t clock;
-    pthread_condattr_init(&clock);
-#ifndef __APPLE__
-    pthread_condattr_setclock(&clock, tick_clock);
-#endif
-    pthread_cond_init(&pool->watch, &clock);
-    pthread_condattr_destroy(&clock);
+    mlt_clock_init(&pool->watch);
     pool->kick = always_readable();
     pool->poller = pool->kick < 0 ? NULL : mlt_poller_new();
     int code = errno;

@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "connection.h"
 #include "protocol.h"
 #include "socket.h"
@@ -41,6 +42,21 @@ int mlt_server_fail(mlt_server *server, int status, const char *format, ...)
     return status;
 }
 
+static void init_locks(mlt_server *server)
+{
+    pthread_mutex_init(&server->gate, NULL);
+    pthread_mutex_init(&server->lock, NULL);
+    pthread_mutex_init(&server->turn, NULL);
+    pthread_mutex_init(&server->line, NULL);
+    pthread_mutex_init(&server->crowd_lock, NULL);
+    pthread_cond_init(&server->room, NULL);
+    mlt_clock_init(&server->back);
+    atomic_store(&server->turn_lost, false);
+    atomic_store(&server->turn_taken, false);
+    atomic_store(&server->spinning, false);
+    server->crowd = 0;
+}
+
 mlt_server *mlt_server_new(void)
 {
     mlt_server *server = calloc(1, sizeof *server);
@@ -63,14 +79,8 @@ mlt_server *mlt_server_new(void)
     atomic_init(&server->stopping, false);
     atomic_init(&server->retiring, false);
     atomic_init(&server->waiting, 0);
-    pthread_mutex_init(&server->gate, NULL);
-    pthread_mutex_init(&server->lock, NULL);
-    pthread_mutex_init(&server->turn, NULL);
-    atomic_init(&server->turn_lost, false);
-    atomic_init(&server->turn_taken, false);
-    atomic_init(&server->spinning, false);
+    init_locks(server);
     server->processors = sysconf(_SC_NPROCESSORS_ONLN);
-    pthread_cond_init(&server->room, NULL);
     return server;
 }
 
@@ -91,7 +101,10 @@ void mlt_server_free(mlt_server *server)
     mlt_server_disown(server);
     mlt_server_close(server);
     close_wake(server);
+    pthread_cond_destroy(&server->back);
     pthread_cond_destroy(&server->room);
+    pthread_mutex_destroy(&server->crowd_lock);
+    pthread_mutex_destroy(&server->line);
     pthread_mutex_destroy(&server->turn);
     pthread_mutex_destroy(&server->lock);
     pthread_mutex_destroy(&server->gate);
@@ -182,13 +195,7 @@ void mlt_server_disown(mlt_server *server)
 {
     server->listener.made_file = false;
     /* The threads that may have held a lock, or a connection, are not in this process. */
-    pthread_mutex_init(&server->gate, NULL);
-    pthread_mutex_init(&server->lock, NULL);
-    pthread_mutex_init(&server->turn, NULL);
-    pthread_cond_init(&server->room, NULL);
-    atomic_store(&server->turn_lost, false);
-    atomic_store(&server->turn_taken, false);
-    atomic_store(&server->spinning, false);
+    init_locks(server);
     atomic_store(&server->waiting, 0);
     server->first = NULL;
     server->active = 0;

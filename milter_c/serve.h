@@ -26,6 +26,11 @@ struct mlt_server {
     atomic_bool turn_taken; /* the same, to look at */
     atomic_bool turn_lost;  /* its holder is not at work, it waits for something */
     atomic_bool spinning;   /* somebody looks whether it becomes free */
+    pthread_mutex_t line;   /* held by the first of those who are to join a crowd (blocking.c) */
+    /* Guarded by the crowd's lock. */
+    pthread_mutex_t crowd_lock;
+    pthread_cond_t back; /* one of the crowd has come back */
+    size_t crowd;        /* threads at work without a turn */
     long processors;
     pthread_mutex_t gate; /* held by the one thread that accepts */
     /* Guarded by the gate. */
