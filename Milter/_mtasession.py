@@ -346,18 +346,21 @@ class Session(SessionBase, Quitting):
         rejected: Sequence[RejectedRecipient] = (),
         on_step: Optional[Callable[[Step], None]] = None,
     ) -> Result:
-        """Plays one message as an MTA would, from where the session is to a final verdict.
+        """Plays one message as Postfix would, from where the session is to a final verdict.
 
         Negotiates if that was not done, and tells of the client unless this session has heard of
         one. Macros are those that Postfix sends, or those that the filter asked for. Addresses get
         the angle brackets that MTAs put around them. A session takes any number of messages, until
         the filter decides about all of it (:attr:`Result.session_over`); then it is closed.
 
+        Unlike Postfix it holds back nothing that is to be written, gives a message up only if the
+        filter has it in hand, and says QUIT also after a verdict about the session.
+
         Args:
             message: with its envelope; it is not changed.
             client: who brings the message, for the first one of a session.
-            helo: how the client introduces itself, by default as what it is called. For a later
-                message it says HELO again only if this is given.
+            helo: how the client introduces itself, by default as what it is called, "" for not at
+                all. For a later message it says HELO again only if this is given.
             macros: further ones, or other values, by names as they go on the wire (``j``,
                 ``{auth_authen}``). One that Postfix has no place for goes with CONNECT and MAIL.
             rejected: recipients that the MTA rejects itself, for filters that want to hear of them.
@@ -367,7 +370,7 @@ class Session(SessionBase, Quitting):
             What became of the message.
 
         Raises:
-            ValueError: a message without recipients, or a NUL where none can be sent; nothing was
-                sent.
+            ValueError: a message without recipients, a header without a name, or a NUL where none
+                can be sent; nothing was sent.
         """
         return drive(self._sending(message, client, helo, macros, rejected, on_step), self._do)
