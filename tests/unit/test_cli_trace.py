@@ -336,6 +336,7 @@ def test_reader_that_has_seen_enough(tmp_path: Path) -> None:
     assert not (tmp_path / "t").exists()
 
 
+@pytest.mark.slow
 def test_stopped_terminal(tmp_path: Path) -> None:
     """A terminal that takes nothing stops no mail, and keeps nothing out of the recording."""
     path = tmp_path / "s.rec"
