@@ -161,11 +161,13 @@ class SendmailDialogue(SmtpDialogue):
             shown(" ".join([address, *params])),
             address,
         )
-        if ruling is None or rejected:
+        if ruling is None:
             return None
         if ruling.reply is None:
-            # The filters hear of it at DATA.
+            # The filters hear of it at DATA; also where the recipient is one that it rejects itself.
             self._discard = ruling
+            return None
+        if rejected:
             return None
         self._refused.append(self.steps[-1])
         return self._reply(ruling)

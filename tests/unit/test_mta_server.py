@@ -113,6 +113,16 @@ def test_final_verdict_on_a_rejected_recipient(tmp_path: Path, way: str, letter:
     assert (mta.Outcome.ACCEPTED, [ONE]) == (result.outcome, addresses(result))
 
 
+def test_sendmail_discards_at_a_rejected_recipient(tmp_path: Path) -> None:
+    """Unlike Postfix, Sendmail 8.17.1.9 discards the message; the filter hears of it at DATA."""
+    replies = {"O": WANTS_REJECTED, "R": [C, packet("d")]}
+    with Simple(tmp_path / "s", replies) as simple:
+        server = mta.MailServer(simple.spec, profile="sendmail")
+        result = server.send(message(), rejected=NOBODY)
+    assert mta.Outcome.DISCARDED is result.outcome
+    assert ["O", "C", "H", "M", "R", "R", "A", "Q"] == [x for x in simple.letters if x != "D"]
+
+
 def test_discard_before_a_rejected_recipient(tmp_path: Path) -> None:
     """A message that was discarded before stays so."""
     with Simple(tmp_path / "s", {"O": WANTS_REJECTED, "R": packet("d")}) as simple:
