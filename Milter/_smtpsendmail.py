@@ -164,7 +164,7 @@ class SendmailDialogue(SmtpDialogue):
         if ruling is None:
             return None
         if ruling.reply is None:
-            # The filters hear of it at DATA; also where the recipient is one that it rejects itself.
+            # The filters hear of it at DATA; also at a recipient that it rejects itself.
             self._discard = ruling
             return None
         if rejected:
