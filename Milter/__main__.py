@@ -5,7 +5,12 @@ from __future__ import annotations
 
 import sys
 
-from Milter._cli import main
+try:
+    from Milter._cli import main
+except KeyboardInterrupt:
+    # Before main() could see to it: no traceback, either.
+    print("milterctl: interrupted", file=sys.stderr)
+    sys.exit(2)
 
 if __name__ == "__main__":
     sys.exit(main())

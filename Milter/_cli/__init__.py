@@ -127,7 +127,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:
-        text = str(error)
+        text = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
     except KeyboardInterrupt:
         text = "interrupted"
     complain(command.name, text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from typing import Callable
 
 from Milter._conversation import address_family
 from Milter._message import bracketed
@@ -87,6 +88,18 @@ def whole(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
     return int(text)
+
+
+def within(first: int, last: int) -> Callable[[str], int]:
+    """Returns what reads a whole number that is not below *first* nor above *last*."""
+
+    def read(text: str) -> int:
+        # The length, because Python refuses to read the very longest.
+        if text.isascii() and text.isdigit() and len(text) < 20 and first <= int(text) <= last:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {first} to {last}")
+
+    return read
 
 
 def add_colour(parser: argparse._ActionsContainer) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import os
 import sys
 import threading
 import time
@@ -19,9 +20,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Callable, Final, Optional
 
-from Milter._cli.arguments import add_colour, seconds, whole
+from Milter._cli.arguments import add_colour, seconds, within
 from Milter._cli.command import Command
-from Milter._cli.output import ACCEPTED, FAILED, complain, say, use_colours
+from Milter._cli.output import (
+    ACCEPTED,
+    FAILED,
+    Failure,
+    complain,
+    is_terminal,
+    live_console,
+    say,
+    use_colours,
+)
 from Milter._inwords import count
 from Milter._message import shown
 from Milter.mta import (
@@ -57,6 +67,7 @@ exit status:
 
 _EVERY: Final = 0.2  # seconds between two looks at how far it is
 _PATIENCE: Final = 20  # failures in a row, beside one for each session, after which it is given up
+_SHOWN: Final = 3  # different errors
 _HEADERS: Final = (
     ("From", "Alice <alice@example.org>"),
     ("To", "Bob <bob@example.com>"),
@@ -159,7 +170,11 @@ class Load:
         begin = time.monotonic()
         try:
             for thread in self._threads:
-                thread.start()
+                try:
+                    thread.start()
+                except RuntimeError:  # the system's limit
+                    started = sum(each.ident is not None for each in self._threads)
+                    raise Failure(f"no more than {started} connections can be made") from None
             for thread in self._threads:
                 while thread.is_alive():
                     elapsed = time.monotonic() - begin
@@ -222,15 +237,20 @@ class Load:
 @contextmanager
 def _live() -> Iterator[Callable[[str], None]]:
     """Yields what shows a line in the place of the last one, on standard error if a terminal."""
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         yield lambda text: None
         return
     try:
-        from rich.console import Console
+        console = live_console()
     except ImportError:
 
         def show(text: str) -> None:
-            print(f"\r{text:<78.78}", end="", file=sys.stderr, flush=True)
+            try:
+                columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+            except OSError:
+                columns = 80
+            width = min(columns, 80) - 1
+            print(f"\r{text:<{width}.{width}}", end="", file=sys.stderr, flush=True)
 
         try:
             yield show
@@ -238,7 +258,7 @@ def _live() -> Iterator[Callable[[str], None]]:
             show("")
             print("\r", end="", file=sys.stderr, flush=True)
         return
-    with Console(stderr=True, highlight=False).status("starting") as status:
+    with console.status("starting") as status:
         yield status.update
 
 
@@ -268,20 +288,14 @@ def _summary(load: Load, elapsed: float, busy: float) -> None:
         verdicts = (f"{number} {outcome.value}" for outcome, number in load.outcomes.most_common())
         say(f"outcomes: {', '.join(verdicts)}")
     say(f"errors: {load.failed}", "red" if load.failed else "")
-    for text, number in load.errors.most_common(3):
-        say(f"  {number} times: {shown(text)}")
+    for text, number in load.errors.most_common(_SHOWN):
+        say(f"  {count(number, 'time')}: {shown(text)}")
+    if len(load.errors) > _SHOWN:
+        say(f"  and {len(load.errors) - _SHOWN} others")
     say(f"this command itself kept a processor busy for {100 * busy / elapsed:.0f} % of the time")
 
 
 # -- the command ---------------------------------------------------------------------------------
-
-
-def _number(text: str) -> int:
-    """A whole number from 1 on."""
-    number = whole(text)
-    if not number:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return number
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
@@ -297,21 +311,27 @@ def _add(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--connections",
-        type=_number,
+        type=within(1, 10000),
         default=4,
         metavar="N",
         help="SMTP sessions at the same time (default: 4)",
     )
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--messages", type=_number, metavar="N", help="how many messages")
+    group.add_argument("--messages", type=within(1, 10**12), metavar="N", help="how many messages")
     group.add_argument(
         "--seconds",
         type=seconds,
         metavar="SECONDS",
         help="after which no other message is begun (default: 10, without --messages)",
     )
-    add("--size", type=whole, default=2000, metavar="BYTES", help="of the body (default: 2000)")
-    add("--headers", type=whole, default=10, metavar="N", help="how many (default: 10)")
+    add(
+        "--size",
+        type=within(0, 10**9),
+        default=2000,
+        metavar="BYTES",
+        help="of the body (default: 2000)",
+    )
+    add("--headers", type=within(0, 10**6), default=10, metavar="N", help="how many (default: 10)")
     add(
         "--one-connection",
         action="store_true",

@@ -192,7 +192,10 @@ def _torture(arguments: argparse.Namespace) -> int:
             play = Play.from_json(arguments.replay)
         except ValueError:
             raise Failure("--replay: not what an earlier check has printed") from None
-        failure = torture.replay(arguments.socket, play, timeouts=timeouts)
+        try:
+            failure = torture.replay(arguments.socket, play, timeouts=timeouts)
+        except ValueError as error:  # a NUL, which cannot be told to a filter
+            raise Failure(f"--replay: {error}") from None
         if failure is None:
             say("It held out: no rule broken.", "green")
             return ACCEPTED

@@ -69,16 +69,20 @@ def identity(user: Optional[str], group: Optional[str]) -> Identity:
     name = uid = gid = None
     if user is not None:
         try:
-            known = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
-        except KeyError:
+            known = pwd.getpwuid(int(user)) if _is_id(user) else pwd.getpwnam(user)
+        except (KeyError, ValueError):
             raise Failure(f"there is no user {user}") from None
         name, uid, gid = known.pw_name, known.pw_uid, known.pw_gid
     if group is not None:
         try:
-            gid = (grp.getgrgid(int(group)) if group.isdigit() else grp.getgrnam(group)).gr_gid
-        except KeyError:
+            gid = (grp.getgrgid(int(group)) if _is_id(group) else grp.getgrnam(group)).gr_gid
+        except (KeyError, ValueError):
             raise Failure(f"there is no group {group}") from None
     return Identity(name, uid, gid)
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def become(whose: Identity) -> None:

@@ -36,6 +36,8 @@ def sources(paths: list[str]) -> Iterator[Source]:
     """
     for path in paths:
         if path == "-":
+            if sys.stdin is None:
+                raise Failure("standard input is closed")
             yield from _split("-", sys.stdin.buffer.read(), False)
         elif os.path.isdir(path):
             files = _files(path)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Callable, Final, Optional
+from contextlib import contextmanager, suppress
+from typing import Any, Callable, Final, Optional, TextIO
 
 from Milter._message import shown
 
@@ -23,6 +23,23 @@ class Failure(Exception):
 
 
 _console: Optional[Any] = None  # rich's, where there are to be colours
+_never = False  # not even on standard error
+
+
+def is_terminal(stream: Optional[TextIO]) -> bool:
+    """Whether that is open, and a terminal."""
+    return stream is not None and stream.isatty()
+
+
+def live_console() -> Any:
+    """Returns rich's console for what is shown on standard error while something goes on.
+
+    Raises:
+        ImportError: there is no rich.
+    """
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, no_color=True if _never else None)
 
 
 def use_colours(when: str) -> None:
@@ -34,9 +51,10 @@ def use_colours(when: str) -> None:
     Raises:
         Failure: ``always``, and the library for it is not installed.
     """
-    global _console
+    global _console, _never
     _console = None
-    if when == "never" or (when == "auto" and not sys.stdout.isatty()):
+    _never = when == "never"
+    if _never or (when == "auto" and not is_terminal(sys.stdout)):
         return
     try:
         from rich.console import Console
@@ -57,6 +75,8 @@ def use_colours(when: str) -> None:
 
 def put(data: bytes) -> None:
     """Writes to standard output at once, so that a slow filter can be watched."""
+    if sys.stdout is None:
+        return  # it was closed by whoever started us
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
 
@@ -86,7 +106,8 @@ def say(text: str, style: str = "") -> None:
         style: in rich's words.
     """
     text = coloured(text, style)
-    put(text.encode(sys.stdout.encoding or "utf-8", "backslashreplace") + b"\n")
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    put(text.encode(encoding, "backslashreplace") + b"\n")
 
 
 @contextmanager
@@ -102,12 +123,11 @@ def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
     """
     try:
         from rich import progress as bars
-        from rich.console import Console
     except ImportError:
         yield lambda: None
         return
     columns = (bars.TextColumn(what), bars.BarColumn(), bars.MofNCompleteColumn())
-    console = Console(stderr=True)
+    console = live_console()
     with bars.Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
@@ -117,4 +137,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
 
 def complain(command: str, text: str) -> None:
     """Prints an error of a command, in one line."""
-    print(f"{PROGRAM} {command}: {shown(text)}", file=sys.stderr)
+    if sys.stderr is None:  # print() would take standard output
+        return
+    with suppress(OSError):  # nobody can be told; the exit status says it
+        print(f"{PROGRAM} {command}: {shown(text)}", file=sys.stderr, flush=True)

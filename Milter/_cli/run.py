@@ -6,9 +6,11 @@ import argparse
 import functools
 import importlib.machinery
 import importlib.util
+import inspect
 import logging
 import os
 import runpy
+import socket
 import sys
 import sysconfig
 import traceback
@@ -17,10 +19,11 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, Callable, Final, NamedTuple, NoReturn, Optional
 
-from Milter._cli.arguments import mode, whole
+from Milter._cli.arguments import mode, within
 from Milter._cli.command import Command
 from Milter._cli.daemon import Identity, become, identity, log_to_stderr, pidfile
 from Milter._cli.output import ACCEPTED, Failure
+from Milter._server import _MOST_THREADS
 
 logger = logging.getLogger("Milter")
 
@@ -46,7 +49,7 @@ examples:
     milterctl run spam.py:Spam --socket unix:/run/spam.sock --user spam --pidfile /run/spam.pid
 
 exit status:
-  0  the filter was told to stop, with SIGTERM or SIGINT
+  0  the filter was told to stop, with SIGTERM, SIGINT or SIGHUP
   2  an error: in the filter's code, its file and line; else what is wrong
 A program's own sys.exit() counts as it always does.
 """
@@ -67,20 +70,20 @@ def _add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threads",
-        type=whole,
+        type=within(0, _MOST_THREADS),
         metavar="N",
         help="a pool of so many threads for all connections; 0: a thread for each (default: as "
         "MILTER_THREADS in the environment says, else 0)",
     )
     parser.add_argument(
         "--workers",
-        type=whole,
+        type=within(0, _MOST_THREADS),
         metavar="N",
         help="so many processes; 0: this one serves (default: as MILTER_WORKERS says, else 0)",
     )
     parser.add_argument(
         "--timeout",
-        type=whole,
+        type=within(1, 2**31 - 1),
         metavar="SECONDS",
         help="how long a connection may be silent (default: 7210)",
     )
@@ -248,6 +251,12 @@ def _find(target: _Target) -> Callable[[], Any]:
         raise Failure(f"{target}: class {target.name} is not derived from Milter.Base")
     if not callable(found):
         raise Failure(f"{target}: {target.name} is no class")
+    try:
+        inspect.signature(found).bind()
+    except TypeError as error:
+        raise Failure(f"{target}: {target.name} is called without arguments: {error}") from None
+    except ValueError:
+        pass  # it does not say what it takes
     factory: Callable[[], Any] = found
     return factory
 
@@ -358,11 +367,37 @@ def _place(address: Any) -> str:
     return address if isinstance(address, str) else f"{address[1]}@{address[0]}"
 
 
+def _check_free(spec: str) -> None:
+    """Finds out whether somebody listens on a unix socket, whose mail we would take away.
+
+    Raises:
+        Failure: yes. (For a TCP port the system sees to that itself.)
+    """
+    from Milter.mta import SocketSpecError, parse_spec
+
+    try:
+        family, path, _ = parse_spec(spec)
+    except SocketSpecError:  # as the server will say, unless it is one that only servers have
+        return
+    if family != socket.AF_UNIX:
+        return
+    with socket.socket(family) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except socket.timeout:
+            pass  # its queue is full
+        except OSError:
+            return
+    raise Failure(f"{spec}: another process listens there")
+
+
 def _serve(target: _Target, arguments: argparse.Namespace, settings: _Settings) -> None:
     """Serves a class."""
     import Milter
 
     factory = _find(target)
+    _check_free(arguments.socket)
     Milter.factory = factory
     name = target.name if target.name is not None else target.module
     Milter.runmilter(name, arguments.socket)
@@ -403,7 +438,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     target = _target(arguments.target)
     if target.name is not None:
-        if arguments.socket is None:
+        if not arguments.socket:
             raise Failure("--socket is needed to serve a class")
         if arguments.rest:
             raise Failure(f"arguments are for a program; {arguments.target} is a class")

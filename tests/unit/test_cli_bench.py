@@ -13,6 +13,7 @@ from mta_support import PATIENCE, C, Simple, options, packet
 
 from Milter import _cli
 from Milter._cli import bench
+from Milter._cli.output import Failure
 from Milter.mta import Filter, MailServer, SmtpSession, Timeouts
 
 
@@ -111,6 +112,40 @@ def test_failing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert err.endswith(" bench: 3 messages not answered\n")
 
 
+def test_errors_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The three that come most often are shown, and how many others there are."""
+    load = bench.Load(MailServer(Filter(f"unix:{tmp_path}/s")), bench.message_of(1, 1), 1, 1, False)
+    load.errors.update({"one": 1, "two": 2, "three": 3, "four": 4, "five": 5})
+    bench._summary(load, 1.0, 0.5)
+    assert ["errors: 15", "  5 times: five", "  4 times: four", "  3 times: three"] == (
+        capsys.readouterr().out.splitlines()[1:5]
+    )
+    load.errors.clear()
+    load.errors.update({"one": 1})
+    bench._summary(load, 1.0, 0.5)
+    assert "  1 time: one" in capsys.readouterr().out.splitlines()
+
+
+def test_too_many_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system gives no more threads: one line that says how many it gave."""
+
+    class Limited(threading.Thread):
+        def start(self) -> None:
+            if self.name.endswith("-2"):
+                raise RuntimeError("can't start new thread")
+            super().start()
+
+    monkeypatch.setattr(threading, "Thread", Limited)
+    with Simple(tmp_path / "s", {"O": options(), "E": C}) as simple:
+        server = MailServer(Filter(simple.spec, timeouts=Timeouts.all(PATIENCE)))
+        load = bench.Load(server, bench.message_of(10, 1), 3, None, False)
+        with pytest.raises(Failure, match="no more than 2 connections can be made"):
+            load.run(None, lambda _: None)
+        for thread in load._threads[:2]:
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+
 def test_given_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A filter that does nothing but fail is given up, however many messages are left."""
     with Simple(tmp_path / "s", {"O": options(), "E": packet("!")}) as simple:
@@ -174,6 +209,9 @@ def test_nobody(tmp_path: Path) -> None:
         ("--messages", "0"),
         ("--messages", "1", "--seconds", "1"),
         ("--size", "-1"),
+        ("--size", "1000000001"),
+        ("--headers", "1000001"),
+        ("--connections", "10001"),
         ("--profile", "exim"),
     ],
 )

@@ -218,3 +218,7 @@ def test_does_not_hold_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         assert ["It held out: no rule broken."] == lines
         _, err = check(capsys, "--replay", "{}", "--socket", spec, status=2)
         assert "python -m Milter check: --replay: not what an earlier check has printed\n" == err
+        nul = '{"seed": 0, "number": 0, "moves": [{"step": "mail", "texts": ["a\\u0000b"]}]}'
+        _, err = check(capsys, "--replay", nul, "--socket", spec, status=2)
+        assert err.startswith("python -m Milter check: --replay: a NUL cannot be sent")
+        assert 1 == err.count("\n")

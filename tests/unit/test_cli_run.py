@@ -36,6 +36,11 @@ class Other:
     pass
 
 
+class Wants(Milter.Base):
+    def __init__(self, config):
+        pass
+
+
 number = 1
 
 if __name__ == "__main__":
@@ -286,11 +291,19 @@ BROKEN = {
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ("spam.py:Nope --socket unix:s", "spam.py: no class Nope; there is Spam"),
-        ("spam:Nope --socket unix:s", "spam: no class Nope; there is Spam"),
+        ("spam.py:Nope --socket unix:s", "spam.py: no class Nope; there is Spam, Wants"),
+        ("spam:Nope --socket unix:s", "spam: no class Nope; there is Spam, Wants"),
         ("nothing.py:Nope --socket unix:s", "nothing.py: no class Nope"),
         ("spam.py:Other --socket unix:s", "spam.py: class Other is not derived from Milter.Base"),
         ("spam.py:number --socket unix:s", "spam.py: number is no class"),
+        (
+            "spam.py:Wants --socket unix:s",
+            "spam.py: Wants is called without arguments: missing a required argument: 'config'",
+        ),
+        ("spam.py:Spam.eom --socket unix:s", "spam.py: Spam.eom is called without arguments: "),
+        ("spam.py:Spam --socket=", "--socket is needed to serve a class"),
+        ("spam.py:Spam --socket unix:s --user \u00b2", "there is no user \u00b2"),
+        ("spam.py:Spam --socket unix:s --group \u00b2", "there is no group \u00b2"),
         ("spam.py:Spam", "--socket is needed to serve a class"),
         ("spam.py:Spam --socket x -- y", "arguments are for a program; spam.py:Spam is a class"),
         ("spam.py: --socket x", "'spam.py:' is not FILE:CLASS or MODULE:CLASS"),
@@ -346,8 +359,11 @@ def test_errors(place: Path, arguments: str, text: str) -> None:
     [
         ("x --socket-mode 8", "'8' are no permission bits, such as 660"),
         ("x --socket-mode 1777", "'1777' are no permission bits"),
-        ("x --threads -1", "'-1' is no whole number from 0 on"),
-        ("x --workers one", "'one' is no whole number from 0 on"),
+        ("x --threads -1", "'-1' is no whole number from 0 to 10000"),
+        ("x --threads 10001", "'10001' is no whole number from 0 to 10000"),
+        ("x --workers one", "'one' is no whole number from 0 to 10000"),
+        ("x --timeout 0", "'0' is no whole number from 1 to 2147483647"),
+        ("x --timeout 2147483648", "'2147483648' is no whole number from 1 to 2147483647"),
         ("x --log-level loud", "invalid choice: 'loud'"),
         ("", "required: FILE-OR-MODULE[:CLASS]"),
     ],
@@ -357,6 +373,22 @@ def test_usage(arguments: str, text: str) -> None:
     done = process("run", *arguments.split())
     assert (2, "") == (done.returncode, done.stdout)
     assert text in done.stderr
+
+
+def test_socket_of_a_filter_that_runs(place: Path) -> None:
+    """A filter's socket is not taken away while it listens there, but one that it left is."""
+    arguments = ("run", "spam.py:Spam", "--socket", "unix:s")
+    with serving(place / "s", *arguments, cwd=place) as child:
+        done = process(*arguments, cwd=place)
+        assert (2, "") == (done.returncode, done.stdout)
+        last = done.stderr.splitlines()[-1]
+        assert "python -m Milter run: unix:s: another process listens there" == last
+        assert [mta.AddHeader("X-Spam", "spam")] == added(place / "s")
+        child.kill()
+        child.wait()
+    assert (place / "s").is_socket()
+    with serving(place / "s", *arguments, cwd=place):
+        assert [mta.AddHeader("X-Spam", "spam")] == added(place / "s")
 
 
 def test_exit_of_a_program(place: Path) -> None:
