@@ -442,10 +442,14 @@ class Dispatcher:
         Before the engine gives the socket up, so that whoever waits for the end of all connections
         finds it told.
         """
+        self.drop(number)
+        self._report_end()
+
+    def drop(self, number: int) -> None:
+        """Forgets a connection's context, which is of no use to anybody from now on."""
         context = self._contexts.pop(number, None)
         if context is not None:
             context._detach()
-        self._report_end()
 
     def _end(self, number: int) -> None:
         """The connection is over."""

@@ -14,7 +14,8 @@ import logging
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, Callable
 
 from Milter import _threadstate
 from Milter._dispatch import CALLBACKS, Dispatcher, log
@@ -30,6 +31,51 @@ IDLE_THREADS = 32
 """Threads that may wait for connections; those beyond end with their connection."""
 
 _RETRY = 1.0  # seconds until main() tries again to start a thread
+_BEGIN = 2.0  # seconds that a thread gets to begin
+_COMPLAIN = 60.0  # seconds until it is said again that none can be started
+
+
+class _Begun(threading.Event):
+    """Whether a thread has begun; is not waited for for ever."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return super().wait(_BEGIN if timeout is None else timeout)
+
+
+class _Thread(threading.Thread):
+    """A daemon thread. One that the system has started but that finds no memory to begin with ends
+    without a word, and whoever waits for its beginning, as threading.Thread.start() does, would
+    wait for ever: the thread that has a connection, or main() itself."""
+
+    def __init__(self, target: Callable[[], None], name: str) -> None:
+        super().__init__(target=target, name=name, daemon=True)
+        self._started = _Begun()
+
+    def start(self) -> None:
+        """Raises RuntimeError, MemoryError: it cannot be started."""
+        super().start()
+        if not self._started.is_set():
+            raise RuntimeError("it does not begin")
+
+
+class _Complaint:
+    """Says that threads cannot be started, but not for each connection.
+
+    Args:
+        server: whose threads these are.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._next = 0.0
+
+    def say(self, what: str, problem: BaseException | None) -> None:
+        """Logs what is wrong and what was raised, if nothing was logged for a while."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + _COMPLAIN
+            why = "" if problem is None else f": {str(problem) or repr(problem)}"
+            log(logging.ERROR, "%s: %s%s", self._server.name, what, why)
 
 
 class ThreadPerConnection:
@@ -43,7 +89,8 @@ class ThreadPerConnection:
         self._server = server
         self._lock = threading.Lock()
         self._threads = 0
-        self._missing = False  # nobody waits for connections, as no thread could be started
+        self._missing = False  # nobody may be waiting for connections; main() is to see to it
+        self._complaint = _Complaint(server)
         self._busy = 0  # threads that have a connection
 
     def start(self) -> None:
@@ -53,9 +100,7 @@ class ThreadPerConnection:
             RuntimeError, MemoryError: it cannot be started.
         """
         self._threads += 1
-        threading.Thread(
-            target=self._work, name=f"{self._server.name}-{self._threads}", daemon=True
-        ).start()
+        _Thread(self._work, f"{self._server.name}-{self._threads}").start()
 
     def attend(self) -> float | None:
         """Does what main() is to do; returns after how many seconds again, None for never."""
@@ -77,7 +122,15 @@ class ThreadPerConnection:
         return max(int(lib.mlt_server_active(self._server.engine)), self._busy)
 
     def _work(self) -> None:
-        """One thread: waits for a connection, keeps it to its end, and waits for the next."""
+        """One thread."""
+        try:
+            self._serve()
+        except BaseException as problem:
+            # Out of memory, most likely, and perhaps for the words as well.
+            self._lack_thread("a thread has failed", problem)
+
+    def _serve(self) -> None:
+        """Waits for a connection, keeps it to its end, and waits for the next."""
         server = self._server
         connection = ffi.gc(lib.mlt_connection_new(server.engine), lib.mlt_connection_free)
         if connection == ffi.NULL:
@@ -102,10 +155,14 @@ class ThreadPerConnection:
             try:
                 contextvars.Context().run(dispatcher.run, connection)
             except BaseException:
-                _log_failure(server, view)
-                lib.mlt_connection_end(connection)
-            with self._lock:
-                self._busy -= 1
+                try:
+                    _log_failure(server, view.id)
+                    dispatcher.drop(view.id)
+                finally:
+                    lib.mlt_connection_end(connection)
+            finally:
+                with self._lock:
+                    self._busy -= 1
             if server.is_stopped():
                 server.ring()
             if not _threadstate.renew():
@@ -114,30 +171,30 @@ class ThreadPerConnection:
                 return
 
     def _replace_thread(self) -> None:
-        """Starts a thread to wait where this one no longer does."""
-        if self._server.is_stopped():
+        """Starts a thread to wait where this one no longer does, unless main() is about to."""
+        if self._server.is_stopped() or self._missing:
             return
         try:
             self.start()
         except (RuntimeError, MemoryError) as problem:
             # New connections wait in the backlog until a thread is free again, or main() can start
             # one.
-            self._lack_thread(f"cannot start a thread: {problem}")
+            self._lack_thread("cannot start a thread", problem)
 
-    def _lack_thread(self, problem: str) -> None:
-        """Says so, once, and leaves it to main()."""
-        log(logging.ERROR, "%s: %s", self._server.name, problem)
+    def _lack_thread(self, what: str, problem: BaseException | None = None) -> None:
+        """Leaves it to main(), and says so."""
         self._missing = True
         self._server.ring()
+        self._complaint.say(what, problem)
 
     def _try_again(self) -> None:
         """Starts the thread that could not be started, if it is still wanted and can be now."""
+        self._missing = False  # first: the new thread may itself find that another is missing
         if not lib.mlt_server_waiting(self._server.engine):
             try:
                 self.start()
             except (RuntimeError, MemoryError):
-                return
-        self._missing = False
+                self._missing = True
 
 
 class Pool:
@@ -154,6 +211,10 @@ class Pool:
         self._size = threads
         self._contexts: dict[int, Context] = {}
         self._started = 0
+        self._complaint = _Complaint(server)
+        self._lock = threading.Lock()
+        self._threads = 0  # there are
+        self._failed = False  # one has ended that should not have; main() is to see to it
         options = ffi.new("mlt_pool_options *")
         options.threads = threads
         has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -195,7 +256,12 @@ class Pool:
                 self._size,
                 ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names)),
             )
-        return None
+        if self._failed:
+            self._failed = False
+            # Where another is left, the engine asks for more of them when it needs them.
+            if not self._threads:
+                self._start_another()
+        return _RETRY if self._failed else None
 
     def refuse(self, bell: Bell) -> None:
         """Accepts no more connections."""
@@ -211,49 +277,74 @@ class Pool:
 
     def _start_thread(self) -> None:
         self._started += 1
-        threading.Thread(
-            target=self._work, name=f"{self._server.name}-{self._started}", daemon=True
-        ).start()
+        _Thread(self._work, f"{self._server.name}-{self._started}").start()
 
     def _start_another(self) -> None:
         try:
             self._start_thread()
         except (RuntimeError, MemoryError) as problem:
-            log(logging.ERROR, "%s: cannot start a thread: %s", self._server.name, problem)
-            lib.mlt_pool_lacks_thread(self._pool)
+            self._lack_thread("cannot start a thread", problem)
+
+    def _lack_thread(self, what: str, problem: BaseException | None = None) -> None:
+        """Has the engine ask again later, or main() see to it, and says so."""
+        lib.mlt_pool_lacks_thread(self._pool)
+        self._failed = True
+        self._server.ring()
+        self._complaint.say(what, problem)
 
     def _work(self) -> None:
         """One thread."""
-        server = self._server
         pool = self._pool  # to outlive the worker
-        worker = ffi.gc(lib.mlt_worker_new(pool), lib.mlt_worker_free)
-        if worker == ffi.NULL:
-            log(logging.ERROR, "%s: no memory for a thread", server.name)
-            lib.mlt_pool_lacks_thread(pool)
-            return
+        worker = ffi.NULL
+        with self._lock:
+            self._threads += 1
+        failed: BaseException | None = None
+        try:
+            worker = ffi.gc(lib.mlt_worker_new(pool), lib.mlt_worker_free)
+            if worker != ffi.NULL:
+                try:
+                    self._serve(worker)
+                finally:
+                    ffi.release(worker)
+        except BaseException as problem:
+            # Out of memory, most likely, and perhaps for the words below as well.
+            failed = problem
+        finally:
+            with self._lock:
+                self._threads -= 1
+        if failed is not None:
+            self._lack_thread("a thread has failed", failed)
+        elif worker == ffi.NULL:
+            self._lack_thread("no memory for a thread")
+        else:
+            self._server.ring()
+
+    def _serve(self, worker: Any) -> None:
+        """Handles events until the server stops."""
+        server = self._server
         work = lib.mlt_worker_work(worker)
         dispatcher = Dispatcher(server, self._contexts)
         while True:
             try:
                 status = dispatcher.run_pool(worker, work, self._start_another)
             except BaseException:
-                _log_failure(server, work.view)
-                self._contexts.pop(work.id, None)
-                lib.mlt_worker_abandon(worker)
+                try:
+                    _log_failure(server, work.id)
+                    dispatcher.drop(work.id)
+                finally:
+                    lib.mlt_worker_abandon(worker)
                 continue
             if status == lib.MLT_NOTICE:
                 log(logging.ERROR, "%s: %s", server.name, os.fsdecode(ffi.string(work.error)))
             elif status == lib.MLT_STOPPED:
-                break
-        ffi.release(worker)
-        server.ring()
+                return
 
 
-def _log_failure(server: Server, view: Any) -> None:
+def _log_failure(server: Server, number: int) -> None:
     log(
         logging.ERROR,
         "%s: connection %d: internal error",
         server.name,
-        view.id,
+        number,
         exc_info=True,
     )
