@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from examples_support import Program, load, message
 
+import Milter
 from Milter import mta
 from Milter.mta import Recipient
 
@@ -129,8 +130,11 @@ def test_directory_that_is_there(made: bool, tmp_path: Path) -> None:
         archiver.program.stop()
 
 
-def test_no_maildir(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_maildir(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What cannot be a maildir ends the program with 2 at the start, and it says why."""
+    monkeypatch.setattr(Milter, "runmilter", lambda *_: pytest.fail("it was started"))
     (tmp_path / "file").write_text("no directory")
     with pytest.raises(SystemExit) as caught:
         archive.main(["--maildir", str(tmp_path / "file")])

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from examples_support import DOWN, KEY, SIGNED, Nameserver, Program, load, message
 
+import Milter
 from Milter import mta
 from Milter.mta import DeleteHeader, InsertHeader
 
@@ -74,8 +75,13 @@ def test_without_the_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> Non
         ("--authserv-id", "example.org; dkim=pass"),
     ],
 )
-def test_bad_arguments(arguments: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments(
+    arguments: tuple[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """What cannot be used ends the program with 2, and it says why."""
+    monkeypatch.setattr(Milter, "runmilter", lambda *_: pytest.fail("it was started"))
     with pytest.raises(SystemExit) as caught:
         auth_results.main(arguments)
     assert 2 == caught.value.code

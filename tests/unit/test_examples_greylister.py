@@ -177,8 +177,14 @@ def test_no_such_list(url: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("network", ["example.org", "192.0.2.0/33", "192.0.2.*", ""])
-def test_no_network(network: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_network(
+    network: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """An exemption that is no network ends the program at the start, not every message later."""
+    monkeypatch.setattr(Milter, "runmilter", lambda *_: pytest.fail("it was started"))
     with pytest.raises(SystemExit) as caught:
         greylister.main(["--store", f"sqlite:///{tmp_path}/grey.db", "--exempt", network])
     assert 2 == caught.value.code
