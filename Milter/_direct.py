@@ -53,16 +53,16 @@ class LocalFilter:
         _run.register(self.server, name, negotiate)
         for step, callback in enumerate(self.server.callbacks):
             if callback is not None:
-                self.server._set_callback(step, self._noting(callback))
+                self.server._set_callback(step, self._noting(callback, step))
         # Whoever takes them off `crashes` has them shown.
         self.server.print_tracebacks = False
 
-    def _noting(self, callback: Callable[..., Any]) -> Callable[..., Any]:
-        """The same callback; what it raises is kept, and raised."""
+    def _noting(self, callback: Callable[..., Any], step: int) -> Callable[..., Any]:
+        """The same callback; what it raises, or for no verdict, is kept, and raised."""
 
         def call(*args: Any) -> Any:
             try:
-                return callback(*args)
+                return Dispatcher._check_status(callback(*args), step)
             except BaseException as crash:
                 self.crashes.append(crash)
                 raise

@@ -342,6 +342,30 @@ def test_crash_unnoticed() -> None:
         pass
 
 
+@pytest.mark.parametrize("start", [testing.direct, testing.thread])
+@pytest.mark.parametrize(
+    ("verdict", "text"),
+    [
+        (None, "The envfrom callback must return int"),
+        ("accept", "The envfrom callback must return int"),
+        (99, "The envfrom callback returned 99, which is no verdict"),
+    ],
+)
+def test_no_verdict(start: Any, verdict: Any, text: str) -> None:
+    """A callback that forgets its verdict fails the test: in production the mail is not taken."""
+
+    class Forgets(Milter.Base):
+        def envfrom(self, sender: str, *params: str) -> int:
+            result: int = verdict
+            return result
+
+    with start(Forgets) as client:
+        with pytest.raises(Milter.error) as caught:
+            client.send()
+        assert text == str(caught.value)
+        assert "tempfailed" == client.trail[-1].outcome.value
+
+
 def test_crash_in_chain() -> None:
     """Also of a filter among several."""
     with testing.direct(Quiet) as first, testing.direct(Broken) as second:
