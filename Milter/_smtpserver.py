@@ -1,14 +1,16 @@
 """aiosmtpd's server with the three places at which it has no hook; see Milter.smtp.
 
 The only module that needs aiosmtpd to be imported. It relies on three methods of aiosmtpd's SMTP
-class, push(), smtp_DATA() and handle_exception(), and on its Controller's factory() and
-_trigger_server(), which its manual has for subclasses.
+class, push(), smtp_DATA() and handle_exception(), and on its Controller's factory(),
+_create_server() and _trigger_server(), which its manual has for subclasses.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+import socket
+from collections.abc import Coroutine
 from typing import Any, AnyStr, Final, Optional
 
 try:
@@ -121,6 +123,18 @@ class Controller(aiosmtpd.controller.Controller):
     def factory(self) -> SMTP:
         """Returns the server for one connection."""
         return SMTP(self.handler, **self.SMTP_kwargs)
+
+    def _create_server(self) -> Coroutine[Any, Any, asyncio.AbstractServer]:
+        """Listens."""
+        # A client that finds the queue full, which by default has room for 100, waits for ever: it
+        # takes itself for connected, and the server is the first to speak.
+        return self.loop.create_server(
+            self._factory_invoker,
+            host=self.hostname,
+            port=self.port,
+            ssl=self.ssl_context,
+            backlog=socket.SOMAXCONN,
+        )
 
     def _trigger_server(self) -> None:
         """Has aiosmtpd open its connection of its own."""

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import smtplib
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,26 @@ def test_port_0(tmp_path: Path) -> None:
             second.stop()
     finally:
         first.stop()
+
+
+def test_many_clients_at_once() -> None:
+    """More clients than asyncio's queue has room for by default (100) are all greeted."""
+    controller = Controller(MilterHandler(), hostname="127.0.0.1", port=0)
+    controller.start()
+    busy = threading.Event()
+    try:
+        controller.loop.call_soon_threadsafe(busy.wait, PATIENCE)
+        with contextlib.ExitStack() as stack:
+            address = ("127.0.0.1", controller.port)
+            socks = [
+                stack.enter_context(socket.create_connection(address, PATIENCE)) for _ in range(300)
+            ]
+            busy.set()
+            for sock in socks:
+                assert sock.recv(3) == b"220"
+    finally:
+        busy.set()
+        controller.stop()
 
 
 @pytest.mark.parametrize("make", [Controller, SMTP])
