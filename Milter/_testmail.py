@@ -15,7 +15,7 @@ from email.utils import getaddresses
 from typing import Final, Optional, Union
 
 from Milter._message import Header, Message, Recipient, Text, bare, from_wire, to_wire
-from Milter._testreport import crlf
+from Milter._testreport import crlf, found
 
 Source = Union[None, str, bytes, "os.PathLike[str]", AnyMessage, Message]
 Pairs = Union[Mapping[str, Optional[Text]], Iterable[tuple[str, Optional[Text]]]]
@@ -38,7 +38,7 @@ def mail(
     headers: Pairs = (),
     body: Optional[Text] = None,
     html: Optional[str] = None,
-    attachments: Optional[Mapping[str, bytes]] = None,
+    attachments: Optional[Mapping[str, Text]] = None,
     sender_params: Iterable[str] = (),
     directory: Union[str, os.PathLike[str]] = "",
 ) -> Message:
@@ -56,7 +56,7 @@ def mail(
             place of those that the message has of the same names; None for a value: it has none.
         body: text, as UTF-8, or bytes; lines end in LF or CR LF.
         html: a second version of the text (multipart/alternative).
-        attachments: by file name their content (multipart/mixed).
+        attachments: by file name their content (multipart/mixed); text as UTF-8.
         sender_params: ESMTP parameters of the sender, such as ``SIZE=1000``.
         directory: where a file is looked for first; then in the current one.
 
@@ -65,9 +65,15 @@ def mail(
 
     Raises:
         FileNotFoundError: no such file in either place.
-        ValueError: a header that would be none, or html or attachments for a message from
-            somewhere.
+        ValueError: a header that would be none, several recipients in one text, or html or
+            attachments for a message from somewhere.
+        TypeError: a body that is no text, or headers that are one.
     """
+    if body is not None and not isinstance(body, (str, bytes, bytearray, memoryview)):
+        raise TypeError(f"body={body!r}: it is text or bytes")
+    pairs: object = headers
+    if isinstance(pairs, (str, bytes)):
+        raise TypeError(f"headers={headers!r}: they are a mapping, or pairs of name and value")
     if source is None:
         message = _composed("hello\n" if body is None else body, html, attachments or {})
         # What was not said stands in the headers as it goes into the envelope.
@@ -119,11 +125,10 @@ def _read(source: Source, directory: Union[str, os.PathLike[str]]) -> Message:
     if isinstance(source, str) and "\n" in source:
         return Message.from_bytes(source.encode("utf-8", "surrogateescape"))
     assert source is not None
-    near = os.path.join(directory, source)
-    return Message.from_file(near if os.path.exists(near) else source)
+    return Message.from_file(found(source, directory))
 
 
-def _composed(body: Text, html: Optional[str], attachments: Mapping[str, bytes]) -> Message:
+def _composed(body: Text, html: Optional[str], attachments: Mapping[str, Text]) -> Message:
     """A body, with the MIME headers that it needs."""
     if html is None and not attachments:
         data = crlf(body)
@@ -143,7 +148,8 @@ def _composed(body: Text, html: Optional[str], attachments: Mapping[str, bytes])
     if html is not None:
         parts.add_alternative(html, subtype="html")
     for name, content in attachments.items():
-        parts.add_attachment(content, maintype="application", subtype="octet-stream", filename=name)
+        data = content.encode() if isinstance(content, str) else bytes(content)
+        parts.add_attachment(data, maintype="application", subtype="octet-stream", filename=name)
     for number, part in enumerate(parts.walk()):
         if part.is_multipart():
             part.set_boundary(f"=-boundary-{number}")
@@ -180,5 +186,8 @@ def _addresses(message: Message, *names: str) -> list[str]:
 def _recipients(to: To) -> list[Recipient]:
     if isinstance(to, Recipient):
         return [to]
+    # Nobody means that as one address; in quotes it may be one (RFC 5321 4.1.2).
+    if isinstance(to, str) and ", " in to and '"' not in to:
+        raise ValueError(f"to={to!r}: several recipients are a list")
     each = [to] if isinstance(to, str) else to
     return [one if isinstance(one, Recipient) else Recipient(one) for one in each]

@@ -6,6 +6,7 @@ Milter.testing has the public names.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 from collections.abc import Iterable
 from typing import Final, NoReturn, Optional, Union
@@ -14,6 +15,8 @@ from Milter import _inwords
 from Milter._dialogue import Outcome, Result
 from Milter._inwords import outcome_lines, step_lines
 from Milter._message import Message, Modification, Text, bare, from_wire, shown, to_wire
+
+Path = Union[str, "os.PathLike[str]"]
 
 _LONGEST: Final = 200  # characters of a line of a diff, before it is cut
 _MOST: Final = 200  # lines of a diff that are shown
@@ -42,15 +45,17 @@ class Report(Result):
 
     Attributes:
         original: the message and envelope that were sent.
+        directory: where files with messages are looked for first.
     """
 
     original: Message = dataclasses.field(default_factory=Message)
+    directory: Path = dataclasses.field(default="", repr=False, compare=False)
 
     @classmethod
-    def of(cls, result: Result, original: Message) -> Report:
+    def of(cls, result: Result, original: Message, directory: Path = "") -> Report:
         """Returns the report of a result."""
         fields = {each.name: getattr(result, each.name) for each in dataclasses.fields(result)}
-        return cls(**{**fields, "original": original})
+        return cls(**{**fields, "original": original, "directory": directory})
 
     # -- questions -------------------------------------------------------------------------------
 
@@ -217,13 +222,14 @@ class Report(Result):
         """Afterwards headers and body are those of another message; the envelope does not count.
 
         Args:
-            expected: the message, or its content, or the path of a file with it.
+            expected: the message, or its content, or the path of a file with it, which is looked
+                for beside the test first.
         """
         __tracebackhide__ = True
         if isinstance(expected, bytes):
             expected = Message.from_bytes(expected)
         elif not isinstance(expected, Message):
-            expected = Message.from_file(expected)
+            expected = Message.from_file(found(expected, self.directory))
         whole = dataclasses.replace(
             self.message, headers=list(expected.headers), body=expected.body
         )
@@ -260,6 +266,21 @@ Failure.__module__ = Report.__module__ = "Milter.testing"
 
 def _text(text: Text) -> str:
     return from_wire(to_wire(text))
+
+
+def found(path: Path, directory: Path) -> Path:
+    """Returns where a file is: in that directory, else in the current one.
+
+    Raises:
+        FileNotFoundError: in neither.
+    """
+    near = os.path.join(directory, path)
+    if os.path.exists(near):
+        return near
+    if not os.path.exists(path):
+        places = f"neither in {directory} nor in the current directory"
+        raise FileNotFoundError(errno.ENOENT, places if directory else "No such file", path)
+    return path
 
 
 def crlf(text: Text) -> bytes:

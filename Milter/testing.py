@@ -326,7 +326,7 @@ class Session(mta.SmtpSession):
         return self._reported(message, super().content(message, macros))
 
     def _reported(self, message: mta.Message, result: mta.Result) -> Report:
-        report = Report.of(result, message)
+        report = Report.of(result, message, self._owner.directory)
         self._owner.trail.append(report)
         self._owner._check(self)
         return report

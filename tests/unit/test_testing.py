@@ -539,6 +539,8 @@ def test_assert_message(client: testing.Client, tmp_path: Path) -> None:
     report.assert_message(expected).assert_message(str(expected))
     report.assert_message(expected.read_bytes())
     report.assert_message(mta.Message.from_file(expected))
+    with testing.direct(Guard, directory=tmp_path) as beside:
+        beside.send(b"Subject: hi\n\nhello\n").assert_message("expected.eml")
 
 
 def test_kit(tmp_path: Path) -> None:

@@ -168,6 +168,37 @@ def test_parts() -> None:
     assert "test" == parsed["Subject"]
 
 
+def test_attached_text() -> None:
+    """An attachment that is given as text is that text in UTF-8."""
+    parsed = email.message_from_bytes(mail(attachments={"a.txt": "ä"}).as_bytes(), policy=default)
+    assert isinstance(parsed, EmailMessage)
+    assert [b"\xc3\xa4"] == [part.get_payload(decode=True) for part in parsed.iter_attachments()]
+
+
+@pytest.mark.parametrize(
+    ("parts", "error", "text"),
+    [
+        ({"body": 3}, TypeError, "body=3: it is text or bytes"),
+        ({"headers": "X-A: b"}, TypeError, "headers='X-A: b': they are a mapping, or pairs"),
+        ({"to": "a@b.example, c@d.example"}, ValueError, "several recipients are a list"),
+    ],
+)
+def test_mistaken(parts: Any, error: type[Exception], text: str) -> None:
+    """What is plainly meant otherwise is refused at once, with what it is to be."""
+    with pytest.raises(error, match=text):
+        mail(**parts)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    """A file that is nowhere: the error says where it was looked for."""
+    with pytest.raises(FileNotFoundError) as caught:
+        mail("nothere.eml", directory=tmp_path)
+    assert f"neither in {tmp_path} nor in the current directory" == caught.value.strerror
+    assert "nothere.eml" == caught.value.filename
+    with pytest.raises(FileNotFoundError, match=r"No such file: 'nothere\.eml'"):
+        mail("nothere.eml")
+
+
 def test_parts_of_another() -> None:
     """HTML and attachments are not put into a message that comes from somewhere."""
     with pytest.raises(ValueError, match="made here"):
