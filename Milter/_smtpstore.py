@@ -77,13 +77,18 @@ class Maildir(_Mailbox):
     quarantined goes to the folder ``.quarantine``, with the reason in X-Quarantine.
 
     Args:
-        path: the directory; it is made if it does not exist.
+        path: the directory; it is made if it does not exist, and made a maildir if it is none.
+
+    Raises:
+        OSError: it cannot be made one.
     """
 
     def __init__(self, path: Union[str, os.PathLike[str]]) -> None:
         """Makes the directory."""
         self.path = os.fspath(path)
         self._open()
+        for part in ("tmp", "new", "cur"):
+            os.makedirs(os.path.join(self.path, part), 0o700, exist_ok=True)
 
     def _open(self) -> mailbox.Maildir:
         return mailbox.Maildir(self.path, factory=None)
@@ -105,6 +110,9 @@ class Mbox(_Mailbox):
 
     Args:
         path: the file; it is made if it does not exist.
+
+    Raises:
+        OSError: it cannot be opened.
     """
 
     def __init__(self, path: Union[str, os.PathLike[str]]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import signal
 import smtplib
@@ -16,7 +17,7 @@ import tempfile
 import threading
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from Milter._cli.arguments import add_colour
+from Milter._cli.arguments import add_colour, port
 from Milter._cli.command import Command
 from Milter._cli.messages import Source, parse, sources
 from Milter._cli.output import ACCEPTED, FAILED, Failure, complain, say, use_colours
@@ -25,6 +26,7 @@ from Milter._message import from_wire, shown
 from Milter.mta import PROFILES, Message
 
 if TYPE_CHECKING:
+    from Milter._programs import ProcessFilter
     from Milter.smtp import Handled
 
 _EPILOG: Final = """\
@@ -43,7 +45,7 @@ examples:
 
 exit status:
   0  each message got a reply, whatever the filter's verdict
-  2  the filter could not be started, ended, or failed a message at its end, or an argument is wrong
+  2  the filter could not be started, ended or failed, or an argument is wrong
 """
 
 _OWN: Final = "Milter._cli.demofilter:Demo"
@@ -81,7 +83,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
         help="a message to send, as for send; more than once for several (default: two for show)",
     )
     add("--keep", action="store_true", help="then go on listening, until Ctrl-C")
-    add("--port", type=int, metavar="PORT", help="where to listen (default: one that is free)")
+    add("--port", type=port, metavar="PORT", help="where to listen (default: one that is free)")
     add(
         "--maildir",
         metavar="DIR",
@@ -96,19 +98,26 @@ def _add(parser: argparse.ArgumentParser) -> None:
     add_colour(parser)
 
 
+class _Complaints(logging.Handler):
+    """Shows what Milter.smtp has to complain of, as all errors of the command line are shown."""
+
+    count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Shows one."""
+        self.count += 1
+        complain(COMMAND.name, record.getMessage())
+
+
 class _Demo:
     """What is shown, message by message."""
 
-    def __init__(self, maildir: str) -> None:
+    def __init__(self, maildir: str, filter_: ProcessFilter) -> None:
         self.maildir = maildir
         self.seen: set[str] = set()
         self.results: list[Handled] = []
-        self.errors: list[str] = []
-
-    def on_result(self, handled: Handled) -> None:
-        """Takes what the filter said of a message; in the server's thread."""
-        self.results.append(handled)
-        self.errors += [str(error) for error in handled.result.errors]
+        self.filter = filter_
+        self.printed = len(filter_.output)
 
     def send(self, port: int, message: Message) -> None:
         """Sends a message as any client does, and shows what became of it."""
@@ -121,6 +130,7 @@ class _Demo:
             say_outcome(handled.result)
             say_diff(message, handled.result.message)
         self.landed()
+        self.said()
 
     def _talk(self, client: smtplib.SMTP, message: Message) -> bool:
         """Returns whether the message's content was sent."""
@@ -160,6 +170,15 @@ class _Demo:
                 say("  " + "\t".join(shown(part) for part in line.split("\t")))
         if not self.seen - before:
             say("nothing landed in the maildir", "bold")
+
+    def said(self) -> None:
+        """Shows what the filter has printed since the last time."""
+        output = self.filter.output
+        new, self.printed = output[self.printed :], len(output)
+        if new.strip():
+            say("\nwhat the filter printed:", "bold")
+            for line in new.splitlines():
+                say("  " + "\t".join(shown(part) for part in line.split("\t")))
 
     def files(self) -> set[str]:
         """The files in the maildir, and in the folder for what is quarantined."""
@@ -206,33 +225,36 @@ def _run(arguments: argparse.Namespace) -> int:
             last = str(error).rstrip().split("\n")[-1]
             raise Failure(last.partition(" run: ")[2] or last) from None
         stack.callback(running.stop)
-        demo = _Demo(arguments.maildir or os.path.join(directory, "mail"))
+        complaints = _Complaints(logging.WARNING)
+        logger = logging.getLogger("Milter")
+        logger.addHandler(complaints)
+        stack.callback(logger.removeHandler, complaints)
+        demo = _Demo(arguments.maildir or os.path.join(directory, "mail"), running)
         handler = MilterHandler(
             running.spec,
             app=Maildir(demo.maildir),
             profile=arguments.profile,
-            on_result=demo.on_result,
+            on_result=demo.results.append,
         )
         demo.seen = demo.files()
         controller = Controller(handler, hostname="127.0.0.1", port=arguments.port or 0)
         controller.start()
         stack.callback(controller.stop)
-        port: int = controller.port
+        number: int = controller.port
         title = "a small filter of our own" if arguments.filter == _OWN else arguments.filter
-        say(f"An SMTP server on 127.0.0.1 port {port} asks {shown(title)}.", "green")
+        say(f"An SMTP server on 127.0.0.1 port {number} asks {shown(title)}.", "green")
         for name, message in messages:
             say(f"\n== {shown(name)}", "bold")
             try:
-                demo.send(port, message)
+                demo.send(number, message)
             except smtplib.SMTPException as error:
                 raise Failure(f"{name}: {error}") from None
         if arguments.keep:
-            _keep(port, demo.maildir)
+            _keep(number, demo.maildir)
         elif running.process.poll() is not None:
-            demo.errors.append("the filter has ended")
-        for text in demo.errors:
-            complain(COMMAND.name, text)
-        return FAILED if demo.errors else ACCEPTED
+            logger.error("the filter has ended")
+        demo.said()
+        return FAILED if complaints.count else ACCEPTED
 
 
 def _keep(port: int, maildir: str) -> None:

@@ -6,6 +6,7 @@ import mailbox
 import re
 import signal
 import smtplib
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,91 @@ def test_broken_filter(tmp_path: Path, code: str, name: str, expected: str) -> N
     assert 1 == done.stderr.count("\n")
     assert done.stderr.startswith("python -m Milter demo: ")
     assert expected in done.stderr
+
+
+BROKEN = """\
+import os
+
+import Milter
+
+
+class Raises(Milter.Base):
+    def eom(self):
+        raise KeyError("oops")
+
+
+class Ends(Milter.Base):
+    def header(self, name, value):
+        os._exit(3)
+"""
+
+
+def test_a_filter_that_raises(tmp_path: Path) -> None:
+    """The error and its line in the user's file are shown with the message that it befell."""
+    (tmp_path / "f.py").write_text(BROKEN)
+    done = process("demo", "f.py:Raises", cwd=tmp_path)
+    assert (0, "") == (done.returncode, done.stderr)
+    _, one, two = done.stdout.split("\n== message ")
+    for part in (one, two):
+        said = part.partition("what the filter printed:\n")[2]
+        assert "KeyError('oops')" in said
+        assert re.search(r'^ +File ".*f\.py", line 8, in eom$', said, re.MULTILINE)
+
+
+def test_a_filter_that_ends(tmp_path: Path) -> None:
+    """Each fault is complained of once, in one line, and the exit status tells."""
+    (tmp_path / "f.py").write_text(BROKEN)
+    done = process("demo", "f.py:Ends", cwd=tmp_path)
+    assert 2 == done.returncode
+    header, connect, ended = done.stderr.splitlines()
+    for line in (header, connect, ended):
+        assert line.startswith("python -m Milter demo: ")
+    assert header.endswith("the filter closed the connection instead of answering header")
+    assert "cannot connect to " in connect
+    assert ended.endswith(": the filter has ended")
+
+
+def test_port_and_profile(tmp_path: Path) -> None:
+    """It listens where it is told to, and speaks as the mail server it is told to be."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = process("demo", "--port", port, cwd=tmp_path)
+        assert (2, "") == (done.returncode, done.stdout)
+        assert 1 == done.stderr.count("\n")
+        assert "address already in use" in done.stderr
+    done = process("demo", "--port", port, "--profile", "sendmail", cwd=tmp_path)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert done.stdout.startswith(f"An SMTP server on 127.0.0.1 port {port} asks ")
+    assert re.search(
+        r"^< 250 2\.0\.0 \S+ Message accepted for delivery$", done.stdout, re.MULTILINE
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--port", "65536", "'65536' is no port"),
+        ("--port", "0", "'0' is no port"),
+        ("--profile", "exim", "invalid choice: 'exim'"),
+        ("--maildir", "a-file", "a-file/tmp: Not a directory"),
+        ("--message", "nowhere.eml", "nowhere.eml: No such file or directory"),
+    ],
+)
+def test_wrong_arguments(tmp_path: Path, option: str, value: str, expected: str) -> None:
+    """One line says what is wrong; nothing is sent."""
+    (tmp_path / "a-file").write_text("")
+    done = process("demo", option, value, cwd=tmp_path)
+    assert (2, "") == (done.returncode, done.stdout)
+    assert expected in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_directory_that_is_no_maildir_yet(tmp_path: Path) -> None:
+    """Mail lands in a directory that the user has made."""
+    (tmp_path / "mail").mkdir()
+    done = process("demo", "--maildir", "mail", cwd=tmp_path)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert ["[checked] Lunch on Friday"] == subjects(tmp_path / "mail")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
