@@ -119,6 +119,12 @@ class ProcessFilter(RemoteFilter):
                     ) from None
             time.sleep(_PAUSE)
 
+    @property
+    def fate(self) -> str:
+        """How it has ended, in words; "" while it runs."""
+        status = self.process.poll()
+        return "" if status is None else f"{self._title()} has ended ({_ending(status)})"
+
     def _title(self) -> str:
         return str(self.process.args[0])  # type: ignore[index]
 

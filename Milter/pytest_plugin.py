@@ -87,6 +87,9 @@ def pytest_runtest_makereport(
             if told != 1:
                 _add(report, "milter dialogue", kit.story)
             _add(report, "filter output", kit.output)
+            fates = [getattr(one, "fate", "") for client in kit.clients for one in client.filters]
+            # By itself: what is still to be stopped is stopped later.
+            _add(report, "filter ended", "\n".join(filter(None, fates)))
 
 
 _OURS: Final = os.path.dirname(os.path.abspath(__file__))

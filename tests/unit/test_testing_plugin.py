@@ -274,6 +274,36 @@ def test_program_output(marks: pytest.Pytester) -> None:
     result = run(marks)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*- filter output -*", "the filter says hello"])
+    assert "filter ended" not in result.stdout.str()
+
+
+def test_program_that_dies(marks: pytest.Pytester) -> None:
+    """A failed test says that the program has ended meanwhile, and how."""
+    marks.makepyfile(
+        """
+        import sys
+
+        CODE = '''
+        import os, signal, socket, sys
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(sys.argv[1])
+        listener.listen()
+        while listener.accept()[0].recv(1) == b"":
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+        '''.replace("\\n        ", "\\n")
+
+        def test_it(milter):
+            client = milter.command([sys.executable, "-c", CODE, "{path}"])
+            try:
+                client.send()
+            finally:
+                client.filters[0].process.wait(20)
+        """
+    )
+    result = run(marks, "--tb=short")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*- filter ended -*", "* has ended (killed by SIGKILL)"])
 
 
 def test_messages_compared(marks: pytest.Pytester) -> None:
