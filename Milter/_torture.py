@@ -112,8 +112,10 @@ class Failure:
         if len(text) <= _REPLAY_WIDTH:
             return text
         seed, number = self.first.seed, self.first.number
-        improved = make_play(seed, number) != self.first
-        return json.dumps({"make": [seed, number, improved]})
+        for improved in (False, True):
+            if make_play(seed, number, improved) == self.first:
+                return json.dumps({"make": [seed, number, improved]})
+        return text
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,8 @@ class Report:
         count = len(self.failures)
         found = f"{count} rule{'' if count == 1 else 's'} broken" if count else "no rule broken"
         text = f"{self.plays} plays with seed {self.seed} in {self.seconds:.1f} s: {found}"
+        if self.refused:
+            text += f"; {self.refused} offers refused"
         if self.gone:
             text += "; the filter is gone"
         return "\n\n".join([text, *map(str, self.failures)])
@@ -314,22 +318,30 @@ class _Torture:
 
     def sort(self, found: _Found, play: Play, state: _State) -> bool:
         """Puts what was found to what is the same. False: the filter is gone."""
+        # One that has gone wrong without a word may have been the filter's end.
+        quiet = not isinstance(found.error, ProtocolError)
         group = state.groups.get(found.key)
+        if play is not PLAIN and (quiet or group is None) and not self.serves():
+            return self.ended(found, play, state)
         if group is not None:
             group.times += 1
-        elif play is not PLAIN and not self.serves():
-            state.groups[found.key] = _Group(found, play, play)
-            return False
-        else:
-            group = _Group(found, play, play)
-            self.smaller(group)
-            # Two plays that looked different may come to the same.
-            same = state.groups.setdefault(group.found.key, group)
-            if same is not group:
-                same.times += 1
-            state.groups[found.key] = same
-        # One that has gone wrong without a word may have been the filter's end.
-        return play is PLAIN or isinstance(found.error, ProtocolError) or self.serves()
+            return True
+        group = _Group(found, play, play)
+        alive = self.smaller(group, state)
+        # Two plays that looked different may come to the same.
+        same = state.groups.setdefault(group.found.key, group)
+        if same is not group:
+            same.times += 1
+        state.groups[found.key] = same
+        return alive
+
+    def ended(self, found: _Found, play: Play, state: _State) -> bool:
+        """Notes down what was the filter's end."""
+        error = ProtocolError(f"the filter is gone: {found.error}", RULES["service"])
+        error.packet, error.data = found.error.packet, found.error.data
+        last = _Found(error, RULES["service"], "gone", found.record)
+        state.groups[last.key] = _Group(last, play, play)
+        return False
 
     def attempt(self, play: Play) -> Optional[Failure]:
         """See `replay`."""
@@ -385,25 +397,26 @@ class _Torture:
                 return False
             time.sleep(0.1)
 
-    def smaller(self, group: _Group) -> None:
-        """Looks for the smallest play that shows the same."""
+    def smaller(self, group: _Group, state: _State) -> bool:
+        """Looks for the smallest play that shows the same. False: the filter is gone."""
         deadline = time.monotonic() + self.shrink
         again = True
         while again:
             again = False
             for play in simpler(group.play):
                 if time.monotonic() > deadline:
-                    return
+                    return True
                 found = self.check(play, _State())
                 if found is None:
                     continue
                 ill = not isinstance(found.error, ProtocolError) or found.rule == RULES["service"]
                 if ill and group.first is not PLAIN and not self.serves():
-                    return
+                    return self.ended(found, play, state)
                 if found.rule == group.found.rule:
                     group.play, group.found = play, found
                     again = True
                     break
+        return True
 
     def once(self, play: Play, state: Optional[_State] = None) -> Optional[_Found]:
         """Plays a play; returns what was wrong."""

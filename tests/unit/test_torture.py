@@ -22,7 +22,7 @@ from mta_support import ALL, PATIENCE, Simple
 from torture_filter import FAULTS
 
 from Milter import mta
-from Milter._torture import Report, replay, torture
+from Milter._torture import Report, _State, _Torture, replay, torture
 from Milter._tortureplay import PLAIN, Move, Play, moves_of
 
 HERE = Path(__file__).parent
@@ -157,6 +157,27 @@ def test_the_smallest_play(start: Start) -> None:
     assert again is not None
     assert failure.rule == again.rule
     assert replay(raw(start).spec, failure.play, timeouts=PATIENT) is None
+
+
+def test_the_end_of_a_filter(start: Start) -> None:
+    """A play that is the filter's end is reported, also where it is one of those that were tried
+    for being smaller than one that only breaks a rule."""
+    filter = raw(start, "dies of a body without the headers' end")
+    moves = (*moves_of("MRTUN"), Move("body", size=80), *moves_of("E"))
+    inquisition = _Torture(filter.spec, QUICK, True, shrink=PATIENCE)
+    state = _State()
+    found = inquisition.check(Play(7, 1, moves=moves), state)
+    assert found is not None
+    assert not inquisition.sort(found, Play(7, 1, moves=moves), state)
+    twice, gone = sorted(state.groups.values(), key=lambda group: "gone" in str(group.found.error))
+    assert "wire spec 1.1" in twice.found.rule
+    assert "the filter is gone" in str(gone.found.error)
+    assert "eoh" not in [move.step for move in gone.play.moves]
+    filter.start()
+    again = replay(filter.spec, gone.play, timeouts=QUICK)
+    assert again is not None
+    assert filter.process is not None
+    assert 1 == filter.process.wait(PATIENCE)
 
 
 def test_what_a_failure_says(start: Start) -> None:

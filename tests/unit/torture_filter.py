@@ -53,6 +53,7 @@ FAULTS = {
     "remembers a vanished client": "7.2",
     "counts commands": "1.3",
     "second message": "1.3",
+    "dies of a body without the headers' end": "1.1",  # of what it does before
 }
 """What can be planted, and a part of the rule that it breaks."""
 
@@ -107,6 +108,7 @@ class Session:
         self.begun = self.negotiated = self.quit = self.ended = False
         self.offered = (0, 0, 0)
         self.messages = self.commands = self.bodies = 0
+        self.headers_ended = self.asked_for_unknown = False
 
     def read(self, size: int) -> bytes:
         while len(self.buffer) < size:
@@ -284,6 +286,14 @@ class Session:
             self.messages += 1
         if letter == "M" and self.messages == 2 and fault == "second message":
             return
+        if fault == "dies of a body without the headers' end":
+            if letter == "B" and not self.headers_ended:
+                os._exit(1)
+            self.headers_ended = letter in "NB"
+            # What is found first, and looked for a smaller play for.
+            self.asked_for_unknown = letter == "U" or (self.asked_for_unknown and letter != "M")
+            if letter == "N" and self.asked_for_unknown:
+                self.say("c")
         if letter == "R" and fault == "change in the envelope":
             self.say("h", b"X\0y\0")
         if letter == "L" and fault == "skips early":
