@@ -547,6 +547,26 @@ def _bad_name(msg: MimeMessage, ckname: NameCheck, scan_zip: bool) -> Any:
     return (msg.get_filename() or "zip archive") if corrupt else None
 
 
+def _bad_container_name(msg: MimeMessage, ckname: NameCheck) -> Any:
+    """Return what is bad about the name of a part with parts that clients may offer as a file.
+
+    That is any but an ordinary attached message, whose name is its subject and may end in anything.
+    Other parameters do not count: a boundary may end in ".com".
+    """
+    # Without a type of its own it is a message because it is a part of a multipart/digest.
+    typed = msg.get("content-type") is not None
+    message = typed and msg.get_content_type() in ("message/rfc822", "message/global")
+    if message and msg._encoding() not in _ENCODINGS:
+        return None
+    for attribute, value in msg.getnames():
+        if value and attribute in ("name", "filename"):
+            for form in _forms(value):
+                result = ckname(form)
+                if result:
+                    return result
+    return None
+
+
 def _forms(name: Optional[str]) -> Iterator[Optional[str]]:
     yield name
     if name:
@@ -763,6 +783,10 @@ class _defang:
         self, part: MimeMessage, readings: _Readings, check: NameCheck, scan_zip: bool, depth: int
     ) -> Any:
         """Return the name of something dangerous that another reading of a part brings to light."""
+        if part.is_multipart():
+            found = _bad_container_name(part, check)
+            if found:
+                return found
         for reading in readings.of(part):
             if depth == _MAX_READINGS:
                 return _TOO_OFTEN

@@ -316,6 +316,41 @@ def test_other_readings(data):
     assert (b"MZ" in data or b"base64" in data.lower()) == defanged(data)
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        "Content-Disposition: attachment; filename=a.exe",  # a message, by the digest's default
+        "Content-Type: message/delivery-status; name=a.exe",
+        "Content-Type: message/partial; name=a.exe",
+        "Content-Type: multipart/mixed; boundary=y; name=a.exe",
+        "Content-Type: multipart/mixed; boundary=y\nContent-Disposition: x; filename=a.exe",
+        "Content-Type: message/rfc822; name=a.exe\nContent-Transfer-Encoding: base64",
+    ],
+)
+def test_container_with_a_bad_name(head):
+    """A part with parts, which some clients offer as a file, is replaced for its name."""
+    data = f"Content-Type: multipart/digest; boundary=x\n\n--x\n{head}\n\n--y\n\nTVo=\n--x--\n"
+    message = parse(data.encode())
+    assert message.get_payload(0).is_multipart()
+    assert mime.defang(message)
+    assert b"TVo" not in message.as_bytes()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        'Content-Type: message/rfc822; name="Come to www.example.com"',
+        "Content-Type: multipart/mixed; boundary=y.com",
+    ],
+)
+def test_container_with_a_harmless_name(head):
+    """An attached message may be called as its subject, and a boundary may be anything."""
+    data = f"Content-Type: multipart/mixed; boundary=x\n\n--x\n{head}\n\n--y.com\n\nhi\n--x--\n"
+    message = parse(data.encode())
+    assert message.get_payload(0).is_multipart()
+    assert not mime.defang(message)
+
+
 def test_harmless_malformed_mail_is_left_alone():
     """Malformed MIME without anything bad comes out as it went in."""
     harmless = INSIDE.replace(b".exe", b".txt")
