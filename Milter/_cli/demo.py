@@ -14,7 +14,7 @@ import signal
 import smtplib
 import sys
 import tempfile
-import threading
+import time
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from Milter._cli.arguments import add_colour, port
@@ -62,6 +62,7 @@ _MESSAGES: Final = (
     b"It is the last day.\n",
 )
 _TIMEOUT: Final = 60.0  # seconds that the client waits for a reply
+_LOOK: Final = 0.5  # seconds between two looks at what the filter has printed
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
@@ -122,9 +123,15 @@ class _Demo:
     def send(self, port: int, message: Message) -> None:
         """Sends a message as any client does, and shows what became of it."""
         self.results.clear()
-        with smtplib.SMTP("127.0.0.1", port, "localhost", _TIMEOUT) as client:
+        client = smtplib.SMTP("127.0.0.1", port, "localhost", _TIMEOUT)
+        try:
             if self._talk(client, message):
                 say("")
+            with contextlib.suppress(smtplib.SMTPServerDisconnected):
+                client.quit()
+        finally:
+            # After an interruption without a word: the next reply would be to something else.
+            client.close()
         for handled in self.results:
             say("what became of it:", "bold")
             say_outcome(handled.result)
@@ -180,6 +187,18 @@ class _Demo:
             for line in new.splitlines():
                 say("  " + "\t".join(shown(part) for part in line.split("\t")))
 
+    def keep(self, port: int) -> None:
+        """Waits until somebody has seen enough."""
+        with contextlib.suppress(KeyboardInterrupt):
+            say(
+                f"\nIt goes on listening, and mail lands in {shown(self.maildir)}. Try it:", "green"
+            )
+            say(f"  swaks --server 127.0.0.1:{port} --from alice@example.org --to bob@example.com")
+            say("Ctrl-C ends it.")
+            while True:
+                time.sleep(_LOOK)
+                self.said()
+
     def files(self) -> set[str]:
         """The files in the maildir, and in the folder for what is quarantined."""
         folders = [self.maildir, os.path.join(self.maildir, ".quarantine")]
@@ -215,8 +234,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
     with contextlib.ExitStack() as stack:
         # Ended by a signal, too, the filter does not stay behind.
-        before = signal.signal(signal.SIGTERM, _interrupt)
-        stack.callback(signal.signal, signal.SIGTERM, before)
+        for end in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(end) is not signal.SIG_IGN:
+                stack.callback(signal.signal, end, signal.signal(end, _interrupt))
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="milterctl-"))
         command = [sys.executable, "-m", "Milter", "run", arguments.filter, "--socket", "{socket}"]
         try:
@@ -250,20 +270,10 @@ def _run(arguments: argparse.Namespace) -> int:
             except smtplib.SMTPException as error:
                 raise Failure(f"{name}: {error}") from None
         if arguments.keep:
-            _keep(number, demo.maildir)
+            demo.keep(number)
         elif running.process.poll() is not None:
             logger.error("the filter has ended")
-        demo.said()
         return FAILED if complaints.count else ACCEPTED
-
-
-def _keep(port: int, maildir: str) -> None:
-    """Waits until somebody has seen enough."""
-    say(f"\nIt goes on listening, and mail lands in {shown(maildir)}. Try it:", "green")
-    say(f"  swaks --server 127.0.0.1:{port} --from alice@example.org --to bob@example.com")
-    say("Ctrl-C ends it.")
-    with contextlib.suppress(KeyboardInterrupt):
-        threading.Event().wait()
 
 
 COMMAND: Final = Command(

@@ -178,7 +178,7 @@ def test_a_directory_that_is_no_maildir_yet(tmp_path: Path) -> None:
     assert ["[checked] Lunch on Friday"] == subjects(tmp_path / "mail")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_keep(tmp_path: Path, number: signal.Signals) -> None:
     """It goes on as it says until a signal comes, and leaves nothing behind but the mail."""
     scratch = tmp_path / "t"
