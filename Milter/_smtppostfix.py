@@ -25,6 +25,11 @@ from Milter._smtpsession import (
 )
 
 # What it says where the session is to end (also to a filter's SHUTDOWN, which no filter sends).
+# Replies where a filter fails; the second is that of Postfix 3.11.7.
+_UNAVAILABLE: Final = {
+    "reject": "550 5.5.0 Service unavailable",
+    "shutdown": "421 4.7.1 Service unavailable - try again later",
+}
 _SHUTDOWN: Final = "421 4.7.0 Server closing connection"
 _SHUT_DOWN: Final = bytes([lib.SMFIR_SHUTDOWN])
 _ENVELOPE_MACROS: Final = frozenset(
@@ -135,8 +140,8 @@ class PostfixDialogue(SmtpDialogue):
             self._discard = before
             return None
         reply = self._reply(ruling)
-        if reply is not None:
-            self._refused.append(self.steps[-1])
+        if ruling is not None and reply is not None:
+            self._refuse(about, ruling)
         return reply
 
     def _data(self) -> Script[Optional[SmtpReply]]:
@@ -306,10 +311,9 @@ class PostfixDialogue(SmtpDialogue):
 
     def _fail(self, link: Link, error: MilterError, step: str) -> Script[None]:
         yield from super()._fail(link, error, step)
-        if link.action == "reject":
+        if link.action in _UNAVAILABLE:
             assert link.standing is not None
-            reply = SmtpReply.of("550 5.5.0 Service unavailable")
-            link.standing = Ruling(link.standing.verdict, reply)
+            link.standing = Ruling(link.standing.verdict, SmtpReply.of(_UNAVAILABLE[link.action]))
         if not isinstance(error, ProtocolError):
             return
         if error.data[HEAD - 1 : HEAD] == _SHUT_DOWN and not self._in_content:

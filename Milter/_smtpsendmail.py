@@ -148,6 +148,7 @@ class SendmailDialogue(SmtpDialogue):
     def _rcpt(
         self, address: str, params: Sequence[str], rejected: bool
     ) -> Script[Optional[SmtpReply]]:
+        about = shown(" ".join([address, *params]))
         ruling = yield from self._event(
             "rcpt",
             lambda link: (
@@ -158,7 +159,7 @@ class SendmailDialogue(SmtpDialogue):
                     rejected=rejected,
                 )
             ),
-            shown(" ".join([address, *params])),
+            about,
             address,
         )
         if ruling is None:
@@ -169,7 +170,7 @@ class SendmailDialogue(SmtpDialogue):
             return None
         if rejected:
             return None
-        self._refused.append(self.steps[-1])
+        self._refuse(about, ruling)
         return self._reply(ruling)
 
     def _data(self) -> Script[Optional[SmtpReply]]:

@@ -551,6 +551,13 @@ class SmtpDialogue(abc.ABC):
             self.on_step(step)
         return step
 
+    def _refuse(self, about: str, ruling: Ruling) -> None:
+        """Notes a refused recipient: the step, which no filter had where one has failed before."""
+        step = Step("rcpt", about, Answer(ruling.verdict))
+        if self.steps and (self.steps[-1].name, self.steps[-1].argument) == ("rcpt", about):
+            step = self.steps[-1]
+        self._refused.append(step)
+
     def _failed(
         self, link: Link, error: MilterError, argument: str, step: str = ""
     ) -> Script[None]:
