@@ -149,8 +149,10 @@ class myMilter(Milter.Base):
 
 def write_log(queue):
     """Print the lines that come through *queue* until None comes. Runs as a process of its own."""
-    # Ctrl-C reaches all processes of the terminal. This one is to end last, when it is told to.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches all processes of the terminal, and service managers tell all that they started
+    # to end. This one is to end last, when it is told to.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     for number, when, text in iter(queue.get, None):
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
         # Lone surrogates cannot be printed as they are.

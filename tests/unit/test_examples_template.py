@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -184,6 +187,25 @@ def test_what_the_parser_fails_on_passes(instance: Any, monkeypatch: pytest.Monk
     instance.envfrom("<a@example.org>")
     assert Milter.ACCEPT == instance.eom()
     assert ["<spy@example.com>"] == instance._ctx.added
+
+
+@pytest.mark.one_mode("it is about another process")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_the_log_ends_last(number: signal.Signals) -> None:
+    """A signal to all processes, as service managers send it, does not end the log's first."""
+    program = Program("template")
+    try:
+        program.send(message())
+        program.wait_for("[1] close")
+        pid = program.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
+        assert children
+        for child in children:
+            os.kill(int(child), number)
+        program.send(message())
+        program.wait_for("[2] close")
+    finally:
+        program.stop()
 
 
 def test_without_a_log(instance: Any) -> None:
