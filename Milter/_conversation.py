@@ -362,7 +362,8 @@ class Protocol:
         too_new = version > offered_version and not self._as("sendmail")
         if too_old or too_new:
             self._break(f"protocol version {version}; {offered_version} was offered", rule)
-        version = max(version, lib.MLT_PROTOCOL_OLDEST)
+        if version < lib.MLT_PROTOCOL_OLDEST:
+            version = offered_version  # Postfix takes it for one that has all steps
         if actions & ~offered_actions:
             self._break(f"actions 0x{actions:X}; 0x{offered_actions:X} were offered", rule)
         if protocol & ~offered_protocol:

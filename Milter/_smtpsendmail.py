@@ -104,7 +104,8 @@ class SendmailDialogue(SmtpDialogue):
                 shown(name),
             )
             if step is None:
-                self._session = link.standing
+                # What is out of place is met at the next step, as elsewhere.
+                self._session = None if _late(self.errors[-1]) else link.standing
             elif step.verdict.kind in (Kind.ACCEPT, Kind.SKIP):
                 yield from self._hang_up(link)
             elif step.verdict.kind is Kind.DISCARD:
@@ -174,6 +175,8 @@ class SendmailDialogue(SmtpDialogue):
         return self._reply(ruling)
 
     def _data(self) -> Script[Optional[SmtpReply]]:
+        for name in ("{rcpt_addr}", "{rcpt_host}", "{rcpt_mailer}"):
+            self._values.pop(name, None)  # they are of RCPT only
         ruling = yield from self._event(
             "data",
             lambda link: lambda protocol: protocol.data(self._macros(link, lib.SMFIM_DATA)),

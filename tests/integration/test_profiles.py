@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -255,8 +256,13 @@ def recorders(mta: Mta, name: str) -> Iterator[list[Recorder]]:
         yield found
 
 
-def compare(mta: Mta, name: str, scripts: list[dict[str, bytes | None]]) -> None:
-    """Play all dialogues to both."""
+def compare(
+    mta: Mta,
+    name: str,
+    scripts: list[dict[str, bytes | None]],
+    options: dict[str, Any] | None = None,
+) -> None:
+    """Play all dialogues to both; *options*: what the filters ask for."""
     with recorders(mta, name) as filters:
         server = ours.MailServer(
             *(f"unix:{each.path}" for each in filters),
@@ -274,7 +280,7 @@ def compare(mta: Mta, name: str, scripts: list[dict[str, bytes | None]]) -> None
                 lambda: Simulated(server),
             ):
                 for each, answers in zip(filters, scripts):
-                    each.load(answers, actions=ACTIONS)
+                    each.load(answers, actions=ACTIONS, **(options or {}))
                 replies = client().play(steps)
                 seen.append((replies, [told(each.settled()) for each in filters]))
             (real_replies, real), (our_replies, simulated) = seen
@@ -284,6 +290,66 @@ def compare(mta: Mta, name: str, scripts: list[dict[str, bytes | None]]) -> None
                     f"{title}, filter {number}"
                 )
 
+
+#: Protocol bits (wire spec 1.5).
+NO = {"C": 1, "H": 2, "M": 4, "R": 8, "B": 0x10, "L": 0x20, "N": 0x40, "U": 0x100, "T": 0x200}
+NR = {
+    "L": 0x80, "C": 0x1000, "H": 0x2000, "M": 0x4000, "R": 0x8000,
+    "T": 0x10000, "U": 0x20000, "N": 0x40000, "B": 0x80000,
+}  # fmt: skip
+LISTS = {
+    "many": {
+        0: "j {client_name} {client_connections}",
+        1: "j",
+        2: "i,j {mail_addr}",
+        3: "",
+        4: "i j {mail_addr}",
+        5: "i j {mail_addr} {client_connections}",
+        6: "i j {rcpt_addr}",
+    },
+    "empty": dict.fromkeys(range(7), ""),
+    "of the headers' end": {6: "i j"},
+    "of the end": {5: "i j"},
+    "of both ends": {5: "i j", 6: "i"},
+}
+#: What filters ask for.
+OPTIONS: dict[str, dict[str, Any]] = {
+    **{f"no {step}": {"protocol": bit} for step, bit in NO.items()},
+    "only the end": {"protocol": sum(NO.values())},
+    **{f"no reply to {step}": {"protocol": bit} for step, bit in NR.items()},
+    "no reply": {"protocol": sum(NR.values())},
+    "skip": {"protocol": 0x400},
+    "leading space": {"protocol": 0x100000},
+    **{f"version {number}": {"version": number} for number in (2, 3, 4, 5)},
+    **{f"lists {name}": {"lists": lists} for name, lists in LISTS.items()},
+    # What one of the servers does not take.
+    "version 1": {"version": 1},
+    "version 7": {"version": 7},
+    "protocol that was not offered": {"protocol": 0x400000},
+}
+#: What no filter should say, and one of the servers at least puts up with.
+FAULTS = {
+    **{f"skip at {step}": {step: packet("s")} for step in STEPS},
+    **{f"shutdown at {step}": {step: packet("4")} for step in "CHMRTU"},
+    "no connection at M": {"M": packet("f")},
+    "progress at M": {"M": packet("p") + packet("c")},
+    "change at M": {"M": packet("h", b"X\0y\0") + packet("c")},
+    "data behind a verdict": {"M": packet("c", b"x")},
+    "no refusal": {"M": reply("250 2.0.0 fine")},
+    "no refusal at the end": {"E": reply("250 2.0.0 fine")},
+    "other class": {"M": reply("550 4.7.1 mixed")},
+    "other class at the end": {"E": reply("550 4.7.1 mixed")},
+    "nothing behind the enhanced code": {"M": reply("550 5.7.1")},
+    "no text": {"M": reply("")},
+    "two enhanced codes": {"M": reply("550-5.7.1 a\r\n550 5.7.2 b")},
+    "no enhanced codes": {"M": reply("550-a\r\n550 b")},
+    "body in two places": {
+        "E": packet("b", b"one\r\n")
+        + packet("h", b"X\0y\0")
+        + packet("b", b"two\r\n")
+        + packet("c")
+    },
+}
 
 POSTFIX = pytest.param("postfix", marks=[pytest.mark.postfix, pytest.mark.row(198)])
 SENDMAIL = pytest.param("sendmail", marks=[pytest.mark.sendmail, pytest.mark.row(197)])
@@ -299,6 +365,27 @@ def test_one_filter(mta_name: str, case: str, request: pytest.FixtureRequest) ->
             compare(mta, "solo-unix", [CASES[case]])
     else:
         compare(mta, "solo-unix", [CASES[case]])
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+@pytest.mark.parametrize("answers", [{}, {"R1": SAYINGS["reject"]}, {"T": SAYINGS["discard"]}])
+@pytest.mark.parametrize("mta_name", [POSTFIX, SENDMAIL])
+def test_options(
+    mta_name: str, answers: dict[str, bytes | None], case: str, request: pytest.FixtureRequest
+) -> None:
+    """One filter that asks for something else than all steps, and that answers them."""
+    mta = request.getfixturevalue(mta_name)
+    protocol = OPTIONS[case].get("protocol", 0)
+    silent = dict.fromkeys(step for step, bit in NR.items() if protocol & bit)
+    spoken = {step: said for step, said in answers.items() if step[0] not in silent}
+    compare(mta, "solo-unix", [{**spoken, **silent}], OPTIONS[case])
+
+
+@pytest.mark.parametrize("case", FAULTS)
+@pytest.mark.parametrize("mta_name", [POSTFIX, SENDMAIL])
+def test_faults(mta_name: str, case: str, request: pytest.FixtureRequest) -> None:
+    """One filter that does what it should not."""
+    compare(request.getfixturevalue(mta_name), "solo-unix", [FAULTS[case]])
 
 
 @pytest.mark.parametrize(
