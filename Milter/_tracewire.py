@@ -226,7 +226,9 @@ class Proxy:
         times = [self._rest_until] if self._rest_until is not None else []
         for link in self._links.values():
             if not link.flows:
-                times.append(link.deadline if link.retry is None else link.retry)
+                times.append(link.deadline)
+                if link.retry is not None:
+                    times.append(link.retry)
         return None if not times else max(0.0, (min(times) - time.monotonic()) * 1000 + 1)
 
     def _turn(self) -> None:
@@ -247,13 +249,14 @@ class Proxy:
             self._rest_until = None
             self._ask(self._listener.socket, select.POLLIN)
         for link in list(self._links.values()):
-            if not link.flows:
-                if link.retry is not None and now >= link.retry:
-                    link.retry = None
-                    self._connect(link)
-                elif now >= link.deadline:
-                    link.reasons.append(f"no connection within {self._timeout:g} s")
-                    self._give_up(link)
+            if link.flows:
+                continue
+            if now >= link.deadline:
+                link.reasons.append(f"no connection within {self._timeout:g} s")
+                self._give_up(link)
+            elif link.retry is not None and now >= link.retry:
+                link.retry = None
+                self._connect(link)
 
     def _tell(self, records: list[Record]) -> None:
         for record in records:

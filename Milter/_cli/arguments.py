@@ -102,6 +102,16 @@ def within(first: int, last: int) -> Callable[[str], int]:
     return read
 
 
+def add_capture_port(parser: argparse._ActionsContainer) -> None:
+    """Adds ``--port``; for Milter._replay.open_source()."""
+    parser.add_argument(
+        "--port",
+        type=port,
+        metavar="PORT",
+        help="the filter's port in a capture (default: connections that begin as milter's do)",
+    )
+
+
 def add_colour(parser: argparse._ActionsContainer) -> None:
     """Adds ``--color``; for Milter._cli.output.use_colours()."""
     parser.add_argument(

@@ -6,7 +6,15 @@ import argparse
 import json
 from typing import Any, Callable, Final, Optional
 
-from Milter._cli.arguments import add_colour, address, client, macro, port, seconds, whole
+from Milter._cli.arguments import (
+    add_capture_port,
+    add_colour,
+    address,
+    client,
+    macro,
+    seconds,
+    whole,
+)
 from Milter._cli.command import Command
 from Milter._cli.messages import parse, sources
 from Milter._cli.output import (
@@ -202,12 +210,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="the value that a filter gives to this header may differ; may be given more than once",
     )
-    replayed.add_argument(
-        "--port",
-        type=port,
-        metavar="PORT",
-        help="the filter's port in a capture (default: connections that begin as milter's do)",
-    )
+    add_capture_port(replayed)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--show",

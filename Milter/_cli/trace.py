@@ -9,14 +9,16 @@ import os
 import queue
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, Callable, Final, Optional, Union
 
-from Milter._cli.arguments import add_colour, mode, port, seconds, whole
+from Milter._cli.arguments import add_capture_port, add_colour, mode, seconds, whole
 from Milter._cli.command import Command
 from Milter._cli.output import ACCEPTED, FAILED, Failure, complain, say, use_colours
 from Milter._inwords import count
 from Milter._message import from_wire, shown
+from Milter._mtasocket import parse_spec
 from Milter._trace import Figures, Record, Shown, Style, Watch, without_content
 
 _EPILOG: Final = """\
@@ -96,12 +98,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="for the connection to the filter (default: 30)",
     )
-    parser.add_argument(
-        "--port",
-        type=port,
-        metavar="PORT",
-        help="the filter's port in a capture (default: connections that begin as milter's do)",
-    )
+    add_capture_port(parser)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--record",
@@ -416,7 +413,7 @@ def _live(given: argparse.Namespace) -> int:
         mode=given.socket_mode,
     ) as proxy:
         if given.record is not None:
-            recorder = _recorder(given, Head(now()))
+            recorder = _recorder(given, Head(now(time.time() - proxy.now())))
         title = f"listening at {shown(given.listen)}, passing on to {shown(given.filter)}"
         screen = _Screen(_Printer(given), "" if given.json else title, proxy.stop)
         try:
@@ -475,6 +472,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if (arguments.file is None) == (wire == (None, None)) or (None in wire and any(wire)):
         raise Failure("either FILE, or both --listen and --filter")
     if arguments.file is None:
+        if parse_spec(arguments.listen) == parse_spec(arguments.filter):
+            raise Failure("--listen and --filter are the same socket")
         return _live(arguments)
     return _file(arguments)
 

@@ -214,6 +214,7 @@ def test_cut_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         ([__file__], "line 1: neither a recording nor a capture"),
         (["--listen", "tcp:1", "--filter", "unix:y"], "bad socket 'tcp:1': unknown type 'tcp'"),
         (["--listen", "unix:x", "--filter", "tcp:1"], "bad socket 'tcp:1': unknown type 'tcp'"),
+        (["--listen", "unix:x", "--filter", "x"], "--listen and --filter are the same socket"),
         (["--listen", "unix:/nowhere/x", "--filter", "unix:y"], "cannot listen at unix:/nowhere/x"),
     ],
 )

@@ -23,12 +23,14 @@ from Milter._tracewire import ListenError, Proxy
 class Running:
     """A proxy in a thread, and a listening socket in the filter's place."""
 
-    def __init__(self, listen: str, filter: str, listener: socket.socket) -> None:
+    def __init__(
+        self, listen: str, filter: str, listener: socket.socket, timeout: float = PATIENCE
+    ) -> None:
         self.records: list[Record] = []
         self.news = threading.Condition()
         self.listener = listener
         self.trouble: list[str] = []
-        self.proxy = Proxy(listen, filter, self._take, self.trouble.append, timeout=PATIENCE)
+        self.proxy = Proxy(listen, filter, self._take, self.trouble.append, timeout=timeout)
         self.turns = 0
         turn = self.proxy._turn
 
@@ -359,6 +361,24 @@ def test_full_backlog(tmp_path: Path) -> None:
                 assert OFFER == receive(theirs, len(OFFER))
         for ours in ends:
             ours.close()
+
+
+def test_never_accepted(tmp_path: Path) -> None:
+    """One that never accepts is given up, and the MTA sees it."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "filter"))
+    listener.listen(0)
+    specs = f"unix:{tmp_path / 'trace'}", f"unix:{tmp_path / 'filter'}"
+    with listener, socket.socket(socket.AF_UNIX) as first:
+        first.connect(str(tmp_path / "filter"))  # its backlog is full
+        run = Running(*specs, listener, timeout=0.2)
+        try:
+            with run.dial() as ours:
+                assert b"" == ours.recv(100)
+            failed = run.await_record(lambda record: record.kind == "failed")
+            assert failed.text.endswith("no connection within 0.2 s")
+        finally:
+            run.stop()
 
 
 def test_where_it_listens(tmp_path: Path) -> None:
