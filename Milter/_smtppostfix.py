@@ -24,12 +24,12 @@ from Milter._smtpsession import (
     said,
 )
 
-# What it says where the session is to end (also to a filter's SHUTDOWN, which no filter sends).
 # Replies where a filter fails; the second is that of Postfix 3.11.7.
 _UNAVAILABLE: Final = {
     "reject": "550 5.5.0 Service unavailable",
     "shutdown": "421 4.7.1 Service unavailable - try again later",
 }
+# And to a filter's SHUTDOWN, which no filter sends.
 _SHUTDOWN: Final = "421 4.7.0 Server closing connection"
 _SHUT_DOWN: Final = bytes([lib.SMFIR_SHUTDOWN])
 _ENVELOPE_MACROS: Final = frozenset(
