@@ -207,13 +207,13 @@ class Recording:
 
         Raises:
             ConnectError: nobody answers there.
+            RecordingError: a part of a connection was not captured, so that it cannot be played.
         """
+        names = tuple(ignore)
         return [
             difference
             for connection in self.connections
-            for difference in connection.play(
-                spec, timeouts=timeouts, strict=strict, ignore=tuple(ignore)
-            )
+            for difference in connection.play(spec, timeouts=timeouts, strict=strict, ignore=names)
         ]
 
 
@@ -279,10 +279,11 @@ def _exchanges(records: Sequence[Record]) -> Iterator[_Exchange]:
         if not found:
             continue
         exchange = due[0] if due else found[-1]
-        exchange.answers.append(record.data)
         if wrong is not None and exchange.wrong is None:
             exchange.wrong = record.data
-        if len(referee.asked) < waiting and due:
+        if due:  # else nobody has asked
+            exchange.answers.append(record.data)
+        if len(referee.asked) < waiting:
             due.popleft().answered = True
     yield from found
 
@@ -343,7 +344,7 @@ class _Play:
                 macros += frame
             elif letter == lib.SMFIC_OPTNEG:
                 if session.options is None:
-                    self._negotiate(session, exchange, exchanges)
+                    self._negotiate(session, exchange)
             elif letter == lib.SMFIC_QUIT:
                 session.protocol.quit()
                 session.hang_up((macros + frame,))
@@ -353,7 +354,7 @@ class _Play:
                     return
                 macros = b""
 
-    def _negotiate(self, session: Session, exchange: _Exchange, exchanges: list[_Exchange]) -> None:
+    def _negotiate(self, session: Session, exchange: _Exchange) -> None:
         """Makes the offer that was recorded."""
         numbers = decode(COMMANDS[lib.SMFIC_OPTNEG].shape, exchange.packet[1:])
         assert numbers is not None

@@ -300,6 +300,13 @@ def test_mended(recorded: list[Step], expected: str, tmp_path: Path) -> None:
     )
 
 
+def test_answered_twice_when_recorded(tmp_path: Path) -> None:
+    """The first answer is the one that counts; a filter that answers once now is mended."""
+    twice = [*MESSAGE[:2], (FILTER, packet("r")), *MESSAGE[2:]]
+    heard, differences = played(tmp_path, [*opened(), *twice, *CLOSED])
+    assert (["O", "M", "R", "L", "B", "E", "Q"], []) == (heard, differences)
+
+
 def test_the_recording_ends(tmp_path: Path) -> None:
     """What had no answer when the recording was ended is not compared."""
     heard, differences = played(tmp_path, [*opened(), *MESSAGE[:5]])
