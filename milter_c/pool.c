@@ -13,10 +13,11 @@
  * - Without an interpreter's lock several may lead at once (mlt_pool_options.active); each takes
  *   connections from the same queue, and one at a time waits in the poller.
  *
- * A connection is in one of four states, see enum state; its events are handled by one worker at a
- * time, and everything that one worker did to it is seen by the next because both held the lock in
- * between. The poller tells a state, not a change, so what is registered is left alone while a
- * connection is worked for; only when that makes a leader's wait return in vain is it put to sleep.
+ * A connection is in one of a few states, see enum mlt_pooled_state; its events are handled by one
+ * worker at a time, and everything that one worker did to it is seen by the next because both held
+ * the lock in between. The poller tells a state, not a change, so what is registered is left alone
+ * while a connection is worked for; only when that makes a leader's wait return in vain is it put
+ * to sleep.
  *
  * Answers leave together: those of the connections that were ready at the same time are written one
  * after the other when there is nothing else to do, when they are many, or when the first has
@@ -27,11 +28,12 @@
  *
  * An idle connection owns no receive buffer: workers lend theirs. Memory of a connection that ended
  * is freed when no wait is under way that could still tell its tag.
+ *
+ * Which connections are accepted is pool_accept.c's matter, the watcher is pool_watch.c.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -40,134 +42,18 @@
 #include <unistd.h>
 
 #include "clock.h"
-#include "connection.h"
-#include "poller.h"
+#include "pool.h"
 #include "protocol.h"
-#include "serve.h"
 #include "socket.h"
 
 enum {
-    TAGS = 256,                 /* ready connections that one wait tells */
-    ACCEPTS = 16,               /* connections accepted at once; other processes want some, too */
-    ANSWERS_TOGETHER = 16,      /* sent one after the other at the latest; and */
-    ANSWER_DELAY = 100,         /* us after the first of them was given */
-    TOGETHER_BYTES = 4096,      /* of a reply and its actions; what is larger is sent at once */
-    BATCHES_IN_A_ROW = 16,      /* of one connection, before others get their turn */
-    LENT_BYTES = 256 * 1024,    /* a worker's receive buffer: MTAs send chunks of 65535 bytes */
-    SMALL_BYTES = 4 * 1024,     /* the beginning of a packet that a connection keeps a copy of */
-    SPARE_BUFFERS = 8,          /* receive buffers kept for later */
-    GRACE_TICKS = 10,           /* for a new leader's first callback: it may wait for the GIL */
-    LISTEN_AGAIN = 1000,        /* ms until listening is tried again */
-    QUIET_TICKS = 20,           /* without a callback, until the watcher goes to sleep */
-    LONG_TICKS = 100,           /* in one callback, until the watcher looks less often, */
-    LONG_FACTOR = 10,           /* by this */
-    SLOW_STEPS = 64,            /* quick callbacks of a step until it is no longer taken for slow */
-    EXHAUSTED_AFTER = 1000,     /* ms with all threads blocked until that is said, */
-    EXHAUSTED_AGAIN = 60 * 1000 /* and until it is said again */
-};
-
-enum state {
-    READY,   /* queued: a worker is to look at it */
-    BUSY,    /* a worker works for it */
-    SENDING, /* answered; the answer is about to be sent, with others */
-    PARKED,  /* waits in the poller */
-    DEAD     /* ended; its memory is about to be freed */
-};
-
-typedef struct pooled {
-    mlt_connection connection; /* the first member: what Python has a pointer to */
-    enum state state;
-    bool registered;     /* with the poller, */
-    unsigned wants;      /* for this */
-    bool expired;        /* its deadline has come */
-    struct pooled *next; /* in the queue, or among the dead */
-    /* Its place among those that wait for the same thing, and until when in ms; 0: nowhere. */
-    struct timers *timers;
-    struct pooled *earlier;
-    struct pooled *later;
-    int64_t deadline;
-} pooled;
-
-/* Connections in the order of their deadlines, which is that of their coming: all wait equally
- * long. */
-typedef struct timers {
-    pooled *first;
-    pooled *last;
-} timers;
-
-typedef struct queue {
-    pooled *first;
-    pooled *last;
-} queue;
-
-struct mlt_worker {
-    mlt_pool *pool;
-    mlt_worker *next_worker;
-    mlt_worker *next_parked;
-    pthread_cond_t wake;
-    bool active;    /* counts as one of pool->active; guarded by the lock, as what follows */
-    bool promoted;  /* woken to become active */
-    bool fresh;     /* neither active nor parked so far */
-    bool ended;     /* `one` has ended, and Python has been told */
-    unsigned first; /* beat of the first batch since it took the lead */
-    unsigned seen;  /* beat when the watcher looked last */
-    size_t stuck;   /* ticks since then */
-    atomic_bool in_callback;
-    atomic_uint beat;     /* counts the batches handed out */
-    atomic_int step;      /* of the batch's last event */
-    int64_t since;        /* us; when a callback began that was expected to be slow; else 0 */
-    queue unsent;         /* connections with answers; guarded by the lock */
-    int answers;          /* about as many */
-    int64_t first_answer; /* us; when the first of them was given */
-    pooled *one;          /* whose events it handles */
-    int streak;           /* batches of `one` in a row */
-    mlt_buffer buffer;    /* to lend */
-    mlt_batch batch;
-    mlt_work work;
-};
-
-struct mlt_pool {
-    mlt_server *server;
-    pid_t process; /* that made it */
-    mlt_pool_options options;
-    mlt_poller *poller;
-    pthread_t watcher;
-    pthread_mutex_t lock;
-    pthread_cond_t watch;
-    atomic_bool armed;     /* the watcher looks */
-    atomic_bool lacking;   /* a parked thread would be good to have */
-    atomic_uchar slow[32]; /* by step: how long it is still to be taken for slow */
-    /* Guarded by the lock. */
-    bool closing;
-    bool over;            /* stopped, and nothing left to do */
-    bool polling;         /* somebody is in mlt_poller_wait(), */
-    int64_t polling_end;  /* ms; until then, if nothing comes */
-    int kick;             /* a descriptor that is always readable, */
-    bool kicked;          /* registered to end that wait */
-    bool refused;         /* accepts no more, whatever becomes of the server */
-    bool listening;       /* the listening socket is registered */
-    bool waking;          /* the server's wake pipe is registered */
-    bool starting;        /* a thread was asked for */
-    int64_t start_again;  /* ms; when to ask again after that failed */
-    int64_t accept_again; /* ms; when to accept again after that failed; 0: nothing failed */
-    int64_t now;          /* ms; when somebody looked last */
-    int64_t exhausted_since;
-    int64_t exhausted_again;
-    atomic_bool exhausted;
-    size_t threads; /* workers there are */
-    size_t active;
-    size_t open;
-    mlt_worker *workers;
-    mlt_worker *parked;
-    queue ready;
-    queue stuck; /* unsent answers of threads that are in a slow callback */
-    queue again; /* had their turn and have more; they come after the others */
-    timers idle;
-    timers partial;
-    timers writing;
-    pooled *dead;
-    size_t spares;
-    mlt_buffer spare[SPARE_BUFFERS];
+    TAGS = 256,              /* ready connections that one wait tells */
+    ANSWERS_TOGETHER = 16,   /* sent one after the other at the latest; and */
+    ANSWER_DELAY = 100,      /* us after the first of them was given */
+    TOGETHER_BYTES = 4096,   /* of a reply and its actions; what is larger is sent at once */
+    BATCHES_IN_A_ROW = 16,   /* of one connection, before others get their turn */
+    LENT_BYTES = 256 * 1024, /* a worker's receive buffer: MTAs send chunks of 65535 bytes */
+    SMALL_BYTES = 4 * 1024   /* the beginning of a packet that a connection keeps a copy of */
 };
 
 static int64_t now_us(void)
@@ -180,38 +66,15 @@ static int64_t now_us(void)
 /* ------------------------------------------------------------------------------------------ */
 /* Lists; the lock is held */
 
-static void push(queue *to, pooled *one)
-{
-    one->next = NULL;
-    if (to->last != NULL)
-        to->last->next = one;
-    else
-        to->first = one;
-    to->last = one;
-}
-
-static pooled *pop(queue *from)
-{
-    pooled *one = from->first;
-    if (one == NULL)
-        return NULL;
-    from->first = one->next;
-    if (from->first == NULL)
-        from->last = NULL;
-    one->next = NULL;
-    return one;
-}
-
-/* Ends the wait that is under way: there is something new that the poller does not know of. */
-static void end_wait(mlt_pool *pool)
+void mlt_pool_end_wait(mlt_pool *pool)
 {
     if (pool->polling && !pool->kicked)
         pool->kicked = 0 == mlt_poller_add(pool->poller, pool->kick, &pool->kick, MLT_POLL_READ);
 }
 
-static void stop_timer(pooled *one)
+static void stop_timer(mlt_pooled *one)
 {
-    timers *list = one->timers;
+    mlt_timers *list = one->timers;
     if (list == NULL)
         return;
     if (one->earlier != NULL)
@@ -227,14 +90,14 @@ static void stop_timer(pooled *one)
 }
 
 /* time: ms from pool->now; negative: no deadline. */
-static void start_timer(mlt_pool *pool, pooled *one, timers *list, int64_t time)
+static void start_timer(mlt_pool *pool, mlt_pooled *one, mlt_timers *list, int64_t time)
 {
     stop_timer(one);
     if (time < 0)
         return;
     one->deadline = pool->now + time;
     if (one->deadline < pool->polling_end)
-        end_wait(pool);
+        mlt_pool_end_wait(pool);
     one->timers = list;
     one->earlier = list->last;
     one->later = NULL;
@@ -245,11 +108,11 @@ static void start_timer(mlt_pool *pool, pooled *one, timers *list, int64_t time)
     list->last = one;
 }
 
-static void make_ready(mlt_pool *pool, pooled *one)
+void mlt_pool_make_ready(mlt_pool *pool, mlt_pooled *one)
 {
-    one->state = READY;
-    push(&pool->ready, one);
-    end_wait(pool);
+    one->state = MLT_POOLED_READY;
+    mlt_queue_push(&pool->ready, one);
+    mlt_pool_end_wait(pool);
 }
 
 /* ------------------------------------------------------------------------------------------ */
@@ -276,7 +139,7 @@ static void promote(mlt_pool *pool)
     count_spare_threads(pool);
 }
 
-static void detach(mlt_worker *worker)
+void mlt_worker_detach(mlt_worker *worker)
 {
     if (!worker->active)
         return;
@@ -291,84 +154,39 @@ static void end_pool(mlt_pool *pool)
     pool->over = true;
     for (mlt_worker *worker = pool->parked; worker != NULL; worker = worker->next_parked)
         pthread_cond_signal(&worker->wake);
-    end_wait(pool);
+    mlt_pool_end_wait(pool);
     count_spare_threads(pool);
 }
 
 /* ------------------------------------------------------------------------------------------ */
 /* Connections */
 
-static void free_pooled(pooled *one)
+static void free_pooled(mlt_pooled *one)
 {
     mlt_connection_release(&one->connection);
     free(one);
 }
 
-static pooled *new_pooled(mlt_pool *pool, int fd)
-{
-    pooled *one = calloc(1, sizeof *one);
-    if (one == NULL)
-        return NULL;
-    mlt_connection_init(&one->connection, pool->server);
-    one->connection.nonblocking = true;
-    mlt_server_adopt(pool->server, &one->connection, fd);
-    return one;
-}
-
-/* False, with errno: the poller refused. */
-static bool listen_again(mlt_pool *pool)
-{
-    mlt_server *server = pool->server;
-    if (pool->listening || pool->refused || pool->accept_again != 0 || mlt_server_stopping(server))
-        return true;
-    int fd = mlt_server_fd(server);
-    bool room = mlt_server_has_room(server);
-    if (room)
-        pool->listening =
-            0 == (pool->options.shared ? mlt_poller_add_shared(pool->poller, fd, server)
-                                       : mlt_poller_add(pool->poller, fd, server, MLT_POLL_READ));
-    /* Where there is no connection of ours whose end would have us look again. */
-    if (!pool->listening && pool->open == 0) {
-        pool->accept_again = pool->now + LISTEN_AGAIN;
-        end_wait(pool);
-    }
-    return pool->listening || !room;
-}
-
-static void listen_no_more(mlt_pool *pool)
-{
-    if (pool->listening)
-        mlt_poller_remove(pool->poller, mlt_server_fd(pool->server));
-    pool->listening = false;
-}
-
-static void hear_no_more(mlt_pool *pool)
-{
-    if (pool->waking)
-        mlt_poller_remove(pool->poller, pool->server->wake[0]);
-    pool->waking = false;
-}
-
 /* Its socket goes, its memory stays until Python has read why. */
-static void end_connection(mlt_pool *pool, pooled *one)
+static void end_connection(mlt_pool *pool, mlt_pooled *one)
 {
     pthread_mutex_lock(&pool->lock);
     stop_timer(one);
     if (one->registered)
         mlt_poller_remove(pool->poller, one->connection.fd);
     one->registered = false;
-    one->state = DEAD;
+    one->state = MLT_POOLED_DEAD;
     pthread_mutex_unlock(&pool->lock);
     mlt_connection_end(&one->connection);
 }
 
 /* Frees it, or leaves that to whoever waits in the poller and may just be told its tag. */
-static void bury(mlt_pool *pool, pooled *one)
+static void bury(mlt_pool *pool, mlt_pooled *one)
 {
     pthread_mutex_lock(&pool->lock);
     pool->open--;
     pool->now = mlt_socket_now();
-    listen_again(pool);
+    mlt_pool_listen(pool);
     if (pool->polling) {
         one->next = pool->dead;
         pool->dead = one;
@@ -383,53 +201,10 @@ static void bury(mlt_pool *pool, pooled *one)
 static void bury_all(mlt_pool *pool)
 {
     while (pool->dead != NULL) {
-        pooled *one = pool->dead;
+        mlt_pooled *one = pool->dead;
         pool->dead = one->next;
         free_pooled(one);
     }
-}
-
-/* Accepts one. 0, or why not. The gate is held. */
-static int accept_one(mlt_pool *pool)
-{
-    int fd = mlt_socket_accept(&pool->server->listener, false);
-    if (fd < 0)
-        return errno;
-    pooled *one = new_pooled(pool, fd);
-    if (one == NULL) {
-        close(fd);
-        return ENOMEM;
-    }
-    pool->server->pause = 0;
-    pool->open++;
-    make_ready(pool, one);
-    return 0;
-}
-
-/* Accepts what waits. False: a notice was written. */
-static bool accept_some(mlt_pool *pool, char *notice)
-{
-    mlt_server *server = pool->server;
-    int code = 0;
-    notice[0] = '\0';
-    pthread_mutex_lock(&server->gate);
-    for (int i = 0; i < ACCEPTS && code == 0 && pool->listening; i++) {
-        if (mlt_server_stopping(server) || mlt_server_fd(server) < 0)
-            break;
-        if (!mlt_server_has_room(server)) {
-            listen_no_more(pool);
-            break;
-        }
-        code = accept_one(pool);
-    }
-    if (code == EINTR || code == ECONNABORTED || code == EAGAIN || code == EWOULDBLOCK)
-        code = 0;
-    if (code != 0) {
-        pool->accept_again = mlt_socket_now() + mlt_server_accept_failed(server, code, notice);
-        listen_no_more(pool);
-    }
-    pthread_mutex_unlock(&server->gate);
-    return notice[0] == '\0';
 }
 
 /* ------------------------------------------------------------------------------------------ */
@@ -439,7 +214,7 @@ static void spare_buffer(mlt_pool *pool, mlt_buffer *buffer)
 {
     mlt_buffer_clear(buffer, LENT_BYTES);
     pthread_mutex_lock(&pool->lock);
-    if (buffer->capacity == LENT_BYTES && pool->spares < SPARE_BUFFERS) {
+    if (buffer->capacity == LENT_BYTES && pool->spares < MLT_POOL_SPARES) {
         pool->spare[pool->spares++] = *buffer;
         mlt_buffer_init(buffer);
     }
@@ -447,7 +222,7 @@ static void spare_buffer(mlt_pool *pool, mlt_buffer *buffer)
     mlt_buffer_free(buffer);
 }
 
-static void lend_buffer(mlt_worker *worker, pooled *one)
+static void lend_buffer(mlt_worker *worker, mlt_pooled *one)
 {
     mlt_pool *pool = worker->pool;
     mlt_buffer *own = &one->connection.in;
@@ -471,7 +246,7 @@ static void lend_buffer(mlt_worker *worker, pooled *one)
 }
 
 /* Takes it back; a little that has come in is copied. */
-static void return_buffer(mlt_worker *worker, pooled *one)
+static void return_buffer(mlt_worker *worker, mlt_pooled *one)
 {
     mlt_buffer *own = &one->connection.in;
     mlt_buffer small;
@@ -492,7 +267,7 @@ static void return_buffer(mlt_worker *worker, pooled *one)
 /* Working for a connection */
 
 /* A packet has begun; the connection's deadline, which its last byte clears, says so. */
-static void start_packet_timer(mlt_pool *pool, pooled *one)
+static void start_packet_timer(mlt_pool *pool, mlt_pooled *one)
 {
     int64_t time = mlt_connection_packet_time(mlt_server_settings(pool->server));
     start_timer(pool, one, &pool->partial, time);
@@ -500,7 +275,7 @@ static void start_packet_timer(mlt_pool *pool, pooled *one)
 }
 
 /* Has it wait in the poller. False: it is not to wait any more. */
-static bool park(mlt_pool *pool, pooled *one)
+static bool park(mlt_pool *pool, mlt_pooled *one)
 {
     mlt_connection *connection = &one->connection;
     const mlt_settings *settings = mlt_server_settings(pool->server);
@@ -520,7 +295,7 @@ static bool park(mlt_pool *pool, pooled *one)
         start_timer(pool, one, &pool->idle, settings->idle_timeout);
     else if (connection->deadline == 0) /* else it has the deadline of this packet already */
         start_packet_timer(pool, one);
-    one->state = PARKED;
+    one->state = MLT_POOLED_PARKED;
     one->expired = false;
     int failed = 0;
     if (!one->registered)
@@ -532,7 +307,7 @@ static bool park(mlt_pool *pool, pooled *one)
         one->registered = true;
         one->wants = wants;
     } else {
-        one->state = BUSY;
+        one->state = MLT_POOLED_BUSY;
     }
     pthread_mutex_unlock(&pool->lock);
     if (failed != 0)
@@ -540,7 +315,7 @@ static bool park(mlt_pool *pool, pooled *one)
     return failed == 0;
 }
 
-static void work_for(mlt_worker *worker, pooled *one)
+static void work_for(mlt_worker *worker, mlt_pooled *one)
 {
     worker->one = one;
     worker->streak = 0;
@@ -552,7 +327,7 @@ static void work_for(mlt_worker *worker, pooled *one)
 }
 
 /* Reads once. False: there was nothing to read. */
-static bool read_some(pooled *one)
+static bool read_some(mlt_pooled *one)
 {
     mlt_connection *connection = &one->connection;
     char *to;
@@ -568,21 +343,20 @@ static bool read_some(pooled *one)
     return true;
 }
 
-/* Sends the answers of connections that were SENDING, and has them wait for more. */
-static void send_answers(mlt_pool *pool, queue *from)
+void mlt_pool_send_answers(mlt_pool *pool, mlt_queue *from)
 {
     pthread_mutex_lock(&pool->lock);
-    queue todo = *from;
-    *from = (queue){NULL, NULL};
+    mlt_queue todo = *from;
+    *from = (mlt_queue){NULL, NULL};
     pthread_mutex_unlock(&pool->lock);
-    for (pooled *one = pop(&todo); one != NULL; one = pop(&todo)) {
+    for (mlt_pooled *one = mlt_queue_pop(&todo); one != NULL; one = mlt_queue_pop(&todo)) {
         mlt_connection *connection = &one->connection;
         mlt_connection_flush(connection);
         bool more = mlt_buffer_len(&connection->out) == 0 && mlt_buffer_len(&connection->in) > 0;
         if (connection->ending || more || !park(pool, one)) {
             pthread_mutex_lock(&pool->lock);
-            make_ready(pool, one);
-            end_wait(pool);
+            mlt_pool_make_ready(pool, one);
+            mlt_pool_end_wait(pool);
             pthread_mutex_unlock(&pool->lock);
         }
     }
@@ -591,16 +365,16 @@ static void send_answers(mlt_pool *pool, queue *from)
 static void send_own_answers(mlt_worker *worker)
 {
     worker->answers = 0;
-    send_answers(worker->pool, &worker->unsent);
+    mlt_pool_send_answers(worker->pool, &worker->unsent);
 }
 
 /* Leaves an answer to be sent with others. */
-static void send_later(mlt_worker *worker, pooled *one)
+static void send_later(mlt_worker *worker, mlt_pooled *one)
 {
     int64_t now = now_us();
     pthread_mutex_lock(&worker->pool->lock);
-    one->state = SENDING;
-    push(&worker->unsent, one);
+    one->state = MLT_POOLED_SENDING;
+    mlt_queue_push(&worker->unsent, one);
     pthread_mutex_unlock(&worker->pool->lock);
     worker->one = NULL;
     if (worker->answers++ == 0)
@@ -613,7 +387,7 @@ static void send_later(mlt_worker *worker, pooled *one)
  * waits in the poller and is no longer the worker's. */
 static int drive(mlt_worker *worker, bool readable)
 {
-    pooled *one = worker->one;
+    mlt_pooled *one = worker->one;
     mlt_connection *connection = &one->connection;
     if (readable && mlt_buffer_len(&connection->out) > 0) {
         mlt_connection_flush(connection);
@@ -658,7 +432,7 @@ static bool is_to_send(const mlt_worker *worker)
 /* Milliseconds until something is due, -1 for nothing. */
 static int64_t time_left(const mlt_pool *pool)
 {
-    const timers *lists[] = {&pool->idle, &pool->partial, &pool->writing};
+    const mlt_timers *lists[] = {&pool->idle, &pool->partial, &pool->writing};
     int64_t first = pool->accept_again != 0 ? pool->accept_again : INT64_MAX;
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
         if (lists[i]->first != NULL && lists[i]->first->deadline < first)
@@ -670,15 +444,15 @@ static int64_t time_left(const mlt_pool *pool)
     return first > now ? first - now : 0;
 }
 
-static void expire(mlt_pool *pool, timers *list)
+static void expire(mlt_pool *pool, mlt_timers *list)
 {
     while (list->first != NULL && list->first->deadline <= pool->now) {
-        pooled *one = list->first;
+        mlt_pooled *one = list->first;
         stop_timer(one);
         /* One that is worked for gets a new deadline when it waits again. */
-        if (one->state == PARKED) {
+        if (one->state == MLT_POOLED_PARKED) {
             one->expired = true;
-            make_ready(pool, one);
+            mlt_pool_make_ready(pool, one);
         }
     }
 }
@@ -688,20 +462,20 @@ static bool sort_out(mlt_pool *pool, void **tags, int count, char *notice)
 {
     bool accepting = false;
     for (int i = 0; i < count; i++) {
-        pooled *one = tags[i];
+        mlt_pooled *one = tags[i];
         if (tags[i] == pool->server) {
             accepting = true;
         } else if (tags[i] == &pool->waking) {
             /* The server stops. The pipe stays readable, so it is taken out. */
-            hear_no_more(pool);
-            listen_no_more(pool);
+            mlt_pool_hear_no_more(pool);
+            mlt_pool_listen_no_more(pool);
         } else if (tags[i] == &pool->kick) {
             mlt_poller_remove(pool->poller, pool->kick);
             pool->kicked = false;
-        } else if (one->state == PARKED) {
-            make_ready(pool, one);
-        } else if ((one->state == BUSY || one->state == SENDING) && one->registered &&
-                   one->wants != 0) {
+        } else if (one->state == MLT_POOLED_PARKED) {
+            mlt_pool_make_ready(pool, one);
+        } else if ((one->state == MLT_POOLED_BUSY || one->state == MLT_POOLED_SENDING) &&
+                   one->registered && one->wants != 0) {
             /* A detached thread has it; until it is back, waiting for it would never wait. */
             mlt_poller_change(pool->poller, one->connection.fd, one, 0);
             one->wants = 0;
@@ -712,10 +486,10 @@ static bool sort_out(mlt_pool *pool, void **tags, int count, char *notice)
     expire(pool, &pool->writing);
     if (pool->accept_again != 0 && pool->accept_again <= pool->now) {
         pool->accept_again = 0;
-        listen_again(pool);
+        mlt_pool_listen(pool);
     }
     bury_all(pool);
-    return !accepting || accept_some(pool, notice);
+    return !accepting || mlt_pool_accept(pool, notice);
 }
 
 /* Waits in the poller. MLT_OK or MLT_NOTICE. */
@@ -733,8 +507,9 @@ static int poll_once(mlt_worker *worker)
     pool->polling_end = 0;
     pool->now = mlt_socket_now();
     bool quiet = sort_out(pool, tags, count > 0 ? count : 0, worker->work.error);
-    for (pooled *one = pop(&pool->again); one != NULL; one = pop(&pool->again))
-        push(&pool->ready, one);
+    for (mlt_pooled *one = mlt_queue_pop(&pool->again); one != NULL;
+         one = mlt_queue_pop(&pool->again))
+        mlt_queue_push(&pool->ready, one);
     /* More than this thread can do, and more threads that may. */
     if (pool->ready.first != pool->ready.last)
         promote(pool);
@@ -772,7 +547,7 @@ static int find_work(mlt_worker *worker)
 {
     mlt_pool *pool = worker->pool;
     int status = MLT_OK;
-    pooled *one = NULL;
+    mlt_pooled *one = NULL;
     pthread_mutex_lock(&pool->lock);
     while (one == NULL && status == MLT_OK) {
         if (is_to_send(worker)) {
@@ -784,7 +559,7 @@ static int find_work(mlt_worker *worker)
         if (pool->open == 0 && !pool->over && (pool->refused || mlt_server_stopping(pool->server)))
             end_pool(pool);
         if (pool->over) {
-            detach(worker);
+            mlt_worker_detach(worker);
             status = MLT_STOPPED;
         } else if (!worker->active && pool->active < pool->options.active) {
             worker->active = true;
@@ -792,8 +567,8 @@ static int find_work(mlt_worker *worker)
             arrive(worker);
         } else if (!worker->active) {
             wait_parked(worker);
-        } else if ((one = pop(&pool->ready)) != NULL) {
-            one->state = BUSY;
+        } else if ((one = mlt_queue_pop(&pool->ready)) != NULL) {
+            one->state = MLT_POOLED_BUSY;
             if (pool->ready.first != NULL)
                 promote(pool);
         } else if (pool->polling) {
@@ -811,122 +586,7 @@ static int find_work(mlt_worker *worker)
 }
 
 /* ------------------------------------------------------------------------------------------ */
-/* The watcher */
-
-static bool others_wait(mlt_pool *pool)
-{
-    return pool->ready.first != NULL || pool->again.first != NULL ||
-           (!pool->polling && mlt_poller_ready(pool->poller));
-}
-
-/* Says so if all threads have been blocked for a while. */
-static void look_for_exhaustion(mlt_pool *pool, bool blocked)
-{
-    int64_t now = mlt_socket_now();
-    if (!blocked) {
-        pool->exhausted_since = 0;
-        return;
-    }
-    if (pool->exhausted_since == 0)
-        pool->exhausted_since = now;
-    if (now - pool->exhausted_since < EXHAUSTED_AFTER || now < pool->exhausted_again)
-        return;
-    pool->exhausted_again = now + EXHAUSTED_AGAIN;
-    atomic_store(&pool->exhausted, true);
-    if (pool->options.bell >= 0) {
-        ssize_t written = write(pool->options.bell, "", 1);
-        (void)written; /* full: then it has been rung already */
-    }
-}
-
-/* One look at all threads. Returns for how many ticks all callbacks have been running at least; 0
- * for no callback at all. */
-static size_t look_once(mlt_pool *pool)
-{
-    size_t least = 0;
-    size_t stuck = 0;
-    for (mlt_worker *worker = pool->workers; worker != NULL; worker = worker->next_worker) {
-        unsigned beat = atomic_load(&worker->beat);
-        if (!atomic_load(&worker->in_callback)) {
-            worker->stuck = 0;
-            continue;
-        }
-        if (beat != worker->seen) {
-            worker->seen = beat;
-            worker->stuck = 0;
-        }
-        worker->stuck++;
-        if (least == 0 || worker->stuck < least)
-            least = worker->stuck;
-        if (worker->stuck < 2)
-            continue;
-        stuck++;
-        for (pooled *one = pop(&worker->unsent); one != NULL; one = pop(&worker->unsent))
-            push(&pool->stuck, one);
-        size_t grace = beat == worker->first ? GRACE_TICKS : 0;
-        if (worker->active && worker->stuck >= 2 + grace && others_wait(pool)) {
-            atomic_store(&pool->slow[atomic_load(&worker->step)], SLOW_STEPS);
-            detach(worker);
-        }
-    }
-    bool all = stuck > 0 && stuck == pool->threads && pool->parked == NULL &&
-               (pool->threads == pool->options.threads || pool->start_again != 0);
-    look_for_exhaustion(pool, all && others_wait(pool));
-    return least;
-}
-
-static bool is_any_at_work(const mlt_pool *pool)
-{
-    const mlt_worker *worker = pool->workers;
-    while (worker != NULL && !atomic_load(&worker->in_callback))
-        worker = worker->next_worker;
-    return worker != NULL;
-}
-
-static void *watch(void *argument)
-{
-    mlt_pool *pool = argument;
-    int quiet = 0;
-    size_t least = 0;
-    pthread_mutex_lock(&pool->lock);
-    while (!pool->closing) {
-        if (!atomic_load(&pool->armed)) {
-            pthread_cond_wait(&pool->watch, &pool->lock);
-            quiet = 0;
-            continue;
-        }
-        int64_t tick = pool->options.threshold;
-        if (least >= LONG_TICKS)
-            tick *= LONG_FACTOR;
-        mlt_clock_wait(&pool->watch, &pool->lock, tick * 1000);
-        least = look_once(pool);
-        if (pool->stuck.first != NULL) {
-            pthread_mutex_unlock(&pool->lock);
-            send_answers(pool, &pool->stuck);
-            pthread_mutex_lock(&pool->lock);
-        }
-        quiet = least > 0 ? 0 : quiet + 1;
-        if (quiet <= QUIET_TICKS)
-            continue;
-        /* Said before looking once more: so either we see who goes to work now, or it wakes us. */
-        atomic_store(&pool->armed, false);
-        if (is_any_at_work(pool))
-            atomic_store(&pool->armed, true);
-    }
-    pthread_mutex_unlock(&pool->lock);
-    return NULL;
-}
-
-/* ------------------------------------------------------------------------------------------ */
 /* To Python and back */
-
-static void wake_watcher(mlt_pool *pool)
-{
-    pthread_mutex_lock(&pool->lock);
-    if (!atomic_exchange(&pool->armed, true))
-        pthread_cond_signal(&pool->watch);
-    pthread_mutex_unlock(&pool->lock);
-}
 
 static void ask_for_thread(mlt_worker *worker)
 {
@@ -949,7 +609,7 @@ static void leave(mlt_worker *worker, int step)
     atomic_fetch_add_explicit(&worker->beat, 1, memory_order_relaxed);
     atomic_store(&worker->in_callback, true);
     if (!atomic_load(&worker->pool->armed))
-        wake_watcher(worker->pool);
+        mlt_pool_wake_watcher(worker->pool);
 }
 
 /* Goes to the callbacks of `count` events. */
@@ -969,7 +629,7 @@ static int go(mlt_worker *worker, int count)
         if (worker->answers > 0)
             send_own_answers(worker);
         pthread_mutex_lock(&pool->lock);
-        detach(worker);
+        mlt_worker_detach(worker);
         pthread_mutex_unlock(&pool->lock);
         worker->since = now_us();
     }
@@ -989,7 +649,7 @@ static void come_back(mlt_worker *worker)
     bool quick = now_us() - worker->since < worker->pool->options.threshold * 1000;
     worker->since = 0;
     if (!quick)
-        atomic_store(slow, SLOW_STEPS);
+        atomic_store(slow, MLT_POOL_SLOW_STEPS);
     else if (left > 0)
         atomic_compare_exchange_strong(slow, &left, (unsigned char)(left - 1));
 }
@@ -1009,7 +669,7 @@ int mlt_worker_next(mlt_worker *worker, size_t done, int verdict, const char *re
 {
     if (worker == NULL)
         return MLT_ERR_CALLER;
-    pooled *one = worker->one;
+    mlt_pooled *one = worker->one;
     int count = MLT_GATHER_MORE;
     come_back(worker);
     if (one != NULL && worker->ended) {
@@ -1027,9 +687,9 @@ int mlt_worker_next(mlt_worker *worker, size_t done, int verdict, const char *re
             mlt_buffer_len(&one->connection.out) == 0) {
             return_buffer(worker, one);
             pthread_mutex_lock(&worker->pool->lock);
-            one->state = READY;
-            push(&worker->pool->again, one);
-            end_wait(worker->pool);
+            one->state = MLT_POOLED_READY;
+            mlt_queue_push(&worker->pool->again, one);
+            mlt_pool_end_wait(worker->pool);
             pthread_mutex_unlock(&worker->pool->lock);
             worker->one = NULL;
         } else {
@@ -1057,7 +717,7 @@ int mlt_worker_proceed(mlt_worker *worker)
 
 void mlt_worker_abandon(mlt_worker *worker)
 {
-    pooled *one = worker->one;
+    mlt_pooled *one = worker->one;
     if (one == NULL || worker->ended)
         return;
     come_back(worker);
@@ -1068,8 +728,7 @@ void mlt_worker_abandon(mlt_worker *worker)
 /* ------------------------------------------------------------------------------------------ */
 /* Life */
 
-/* A forked child has neither the threads nor, perhaps, a lock that anybody will ever release. */
-static bool is_copy(const mlt_pool *pool)
+bool mlt_pool_is_copy(const mlt_pool *pool)
 {
     return pool->process != getpid();
 }
@@ -1099,7 +758,7 @@ mlt_worker *mlt_worker_new(mlt_pool *pool)
 
 void mlt_worker_free(mlt_worker *worker)
 {
-    if (worker == NULL || is_copy(worker->pool))
+    if (worker == NULL || mlt_pool_is_copy(worker->pool))
         return;
     mlt_pool *pool = worker->pool;
     mlt_worker_abandon(worker);
@@ -1112,7 +771,7 @@ void mlt_worker_free(mlt_worker *worker)
         place = &(*place)->next_worker;
     *place = worker->next_worker;
     pool->threads--;
-    detach(worker);
+    mlt_worker_detach(worker);
     arrive(worker);
     pthread_mutex_unlock(&pool->lock);
     mlt_buffer_free(&worker->buffer);
@@ -1128,49 +787,13 @@ size_t mlt_pool_connections(mlt_pool *pool)
     return open;
 }
 
-void mlt_pool_refuse(mlt_pool *pool)
-{
-    if (is_copy(pool))
-        return;
-    mlt_server *server = pool->server;
-    pthread_mutex_lock(&pool->lock);
-    pool->refused = true;
-    bool told = pool->listening && pool->options.shared;
-    listen_no_more(pool);
-    pthread_mutex_lock(&server->gate);
-    while (told && !mlt_server_stopping(server) && mlt_server_has_room(server)) {
-        int code = accept_one(pool);
-        told = code == 0 || code == EINTR || code == ECONNABORTED;
-    }
-    pthread_mutex_unlock(&server->gate);
-    hear_no_more(pool);
-    end_wait(pool);
-    pthread_mutex_unlock(&pool->lock);
-}
-
 void mlt_pool_lacks_thread(mlt_pool *pool)
 {
     pthread_mutex_lock(&pool->lock);
     pool->starting = false;
-    pool->start_again = mlt_socket_now() + EXHAUSTED_AFTER;
+    pool->start_again = mlt_socket_now() + MLT_POOL_EXHAUSTED_AFTER;
     count_spare_threads(pool);
     pthread_mutex_unlock(&pool->lock);
-}
-
-int mlt_pool_take_exhausted(mlt_pool *pool)
-{
-    return atomic_exchange(&pool->exhausted, false);
-}
-
-/* The watcher's signals are none of its business: the interpreter handles them. */
-static int start_watcher(mlt_pool *pool)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int code = pthread_create(&pool->watcher, NULL, watch, pool);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return code;
 }
 
 /* The reading end of a pipe that nobody writes to. -1 with errno. */
@@ -1213,7 +836,7 @@ mlt_pool *mlt_pool_new(mlt_server *server, const mlt_pool_options *options)
     if (pool->poller != NULL) {
         pool->waking =
             0 == mlt_poller_add(pool->poller, server->wake[0], &pool->waking, MLT_POLL_READ);
-        code = !pool->waking || !listen_again(pool) ? errno : start_watcher(pool);
+        code = !pool->waking || !mlt_pool_listen(pool) ? errno : mlt_pool_start_watcher(pool);
         if (code == 0)
             return pool;
     }
@@ -1224,7 +847,7 @@ mlt_pool *mlt_pool_new(mlt_server *server, const mlt_pool_options *options)
 
 void mlt_pool_free(mlt_pool *pool)
 {
-    if (pool == NULL || is_copy(pool))
+    if (pool == NULL || mlt_pool_is_copy(pool))
         return;
     pthread_mutex_lock(&pool->lock);
     pool->closing = true;
