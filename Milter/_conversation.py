@@ -181,6 +181,11 @@ class Protocol:
         return self._over or self._error is not None
 
     @property
+    def broken(self) -> Optional[MilterError]:
+        """What the conversation broke of; None: it did not."""
+        return self._error
+
+    @property
     def packets(self) -> int:
         """How many packets either side has sent, as far as this knows."""
         return self._packets

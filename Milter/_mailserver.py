@@ -6,6 +6,7 @@ Milter._smtpsession. The public names are in Milter.mta.
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 from collections.abc import Sequence
 from typing import Callable, Optional, TypeVar
@@ -108,7 +109,9 @@ class MailServer(MailServerBase):
         """
         check(message, client, helo, macros, rejected)
         with self.session(client, helo, macros, on_step) as session:
-            return session.send(message, rejected=rejected)
+            result = session.send(message, rejected=rejected)
+        # Also what a filter said when it was over.
+        return dataclasses.replace(result, errors=session.errors)
 
 
 class SmtpSession(SmtpSessionBase[Session], Quitting):

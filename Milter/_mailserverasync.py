@@ -9,6 +9,7 @@ described there.
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 from collections.abc import Sequence
 from typing import Callable, Optional, TypeVar
@@ -80,7 +81,9 @@ class AsyncMailServer(MailServerBase):
         """Plays one message in a session of its own; see :meth:`Milter.mta.MailServer.send`."""
         check(message, client, helo, macros, rejected)
         async with self.session(client, helo, macros, on_step) as session:
-            return await session.send(message, rejected=rejected)
+            result = await session.send(message, rejected=rejected)
+        # Also what a filter said when it was over.
+        return dataclasses.replace(result, errors=session.errors)
 
 
 class AsyncSmtpSession(SmtpSessionBase[AsyncSession], AsyncQuitting):

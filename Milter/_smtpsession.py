@@ -523,6 +523,10 @@ class SmtpDialogue(abc.ABC):
         try:
             outgoing = make(link.protocol)
         except StateError:
+            if link.protocol.broken is not None:
+                # Where nothing was to be told to it, and nothing could be made of that.
+                yield from self._failed(link, link.protocol.broken, argument)
+                return None
             # It has decided already, so that it would not answer; an MTA that tells it all the same
             # gets no more out of it.
             return Step("", argument, Answer(NOT_SENT), link.number)
@@ -604,7 +608,7 @@ class SmtpDialogue(abc.ABC):
         try:
             outgoing = link.protocol.quit()
         except MilterError as error:
-            self.errors.append(error)
+            self.errors.append(link.protocol.broken or error)
             yield Close(link.number)
             return
         writes = (link.pending + outgoing.data,) if link.pending else (outgoing.data,)

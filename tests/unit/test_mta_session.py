@@ -686,6 +686,24 @@ def test_importing_opens_nothing() -> None:
 
 
 @pytest.mark.parametrize("profile", ["postfix", "sendmail"])
+@pytest.mark.parametrize("more", [C, packet("h", b"X\0y\0")])
+def test_answer_behind_the_end(profile: str, more: bytes, tmp_path: Path) -> None:
+    """What a filter says when the message is over is found when the session is, and by then does
+    not let the next message pass."""
+    message = mta.Message.from_bytes(b"Subject: hi\n\nhello\n", "<a@b>", ["<c@d>"])
+    with Simple(tmp_path / "s", {"E": C + more}) as simple:
+        server = mta.MailServer(simple.spec, profile=profile, default_action="tempfail")
+        (error,) = server.send(message).errors
+        assert isinstance(error, mta.ProtocolError)
+        assert "although nothing was asked" in str(error)
+        with server.session() as smtp:
+            assert mta.Outcome.ACCEPTED is smtp.send(message).outcome
+            assert mta.Outcome.TEMPFAILED is smtp.send(message).outcome
+            (error,) = smtp.errors
+            assert isinstance(error, mta.ProtocolError)
+
+
+@pytest.mark.parametrize("profile", ["postfix", "sendmail"])
 def test_data_refused_stays_refused(profile: str, tmp_path: Path) -> None:
     """A second DATA, or a content all the same, does not slip past a filter that refused it."""
     with Simple(tmp_path / "s", {"T": packet("r")}) as simple:
