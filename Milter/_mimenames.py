@@ -277,11 +277,15 @@ def disguises(name: str) -> list[str]:
 def _plain(name: str) -> str:
     if not name.isascii() or not name.isprintable():
         # Each character by itself: a whole name takes quadratic time if its marks are in disorder.
-        look_alikes = {ord(char): unicodedata.normalize("NFKC", char) for char in set(name)}
-        name = name.translate(look_alikes).translate(_DOTS)
-        name = "".join(
-            " " if char.isspace() else char
-            for char in name
-            if char.isspace() or unicodedata.category(char) not in ("Cc", "Cf")
-        )
+        name = name.translate({ord(char): _plain_character(char) for char in set(name)})
     return name.strip(_AROUND)
+
+
+def _plain_character(char: str) -> str:
+    """Return the ASCII characters that one looks like, or itself; nothing if it is invisible."""
+    text = unicodedata.normalize("NFKC", char.translate(_DOTS)).translate(_DOTS)
+    return "".join(
+        " " if each.isspace() else each
+        for each in text
+        if each.isspace() or unicodedata.category(each) not in ("Cc", "Cf")
+    )
