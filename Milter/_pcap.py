@@ -4,9 +4,9 @@ Owns the formats pcap and pcapng, as tcpdump and Wireshark write them, what of E
 leads to the bytes of a connection, and how segments that come twice, late or not at all are put
 together. What the bytes mean is Milter._trace's to say.
 
-Not by a library: dpkt reads the files, but puts no segments together; scapy does, without saying
-what is missing; neither says at which byte a file is broken; and what is left for them to do, the
-layouts below, is less than their interfaces ask for.
+Not by a library: dpkt reads the files, but puts no segments together; scapy takes a file that was
+cut for a whole one; neither says at which byte a file is broken. What would be left for them to do,
+the layouts below, is less than what stands around it here.
 
 Source: RFC 791, 8200 (IP), 9293 (TCP), IEEE 802.3 and 802.1Q; pcap and pcapng as the IETF drafts
 draft-ietf-opsawg-pcap and draft-ietf-opsawg-pcapng describe them; link types as

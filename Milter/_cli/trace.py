@@ -61,7 +61,8 @@ exit status:
      wrong
 """
 
-_QUEUE: Final = 10000  # lines that may wait for a slow terminal
+_QUEUE: Final = 10000  # lines that may wait for a slow terminal,
+_BYTES: Final = 64 * 1024 * 1024  # and bytes in them
 _PATIENCE: Final = 5.0  # seconds that a terminal has to take the last of them
 _STYLES: Final = {
     "accept": "green",
@@ -314,16 +315,38 @@ class _Screen:
         self._queue: queue.Queue[Union[Record, str, None]] = queue.Queue(_QUEUE)
         self._left_out = 0
         self._told = 0
+        self._gaps: set[int] = set()  # connections of which something was left out
+        # Each of the two is counted in one thread only.
+        self._put = 0
+        self._taken = 0
         # A daemon: if its terminal never takes anything again, the process ends all the same.
         self._thread = threading.Thread(target=self._run, name="screen", daemon=True)
         self._thread.start()
 
     def put(self, what: Union[Record, str]) -> None:
         """Has a record, or a complaint, printed; never waits."""
+        if isinstance(what, str):
+            self._enqueue(what)
+            return
+        number = what.connection
+        if number in self._gaps:
+            text = "lines were left out here, as the terminal is too slow"
+            if self._enqueue(Record(number, what.time, "gap", what.sender, text=text)):
+                self._gaps.discard(number)
+        if number in self._gaps or not self._enqueue(what):
+            self._left_out += 1
+            self._gaps.add(number)
+
+    def _enqueue(self, what: Union[Record, str]) -> bool:
+        """Returns whether there was room for it."""
+        if self._put - self._taken > _BYTES:
+            return False
         try:
             self._queue.put_nowait(what)
         except queue.Full:
-            self._left_out += 1
+            return False
+        self._put += _size(what)
+        return True
 
     def close(self) -> bool:
         """Waits until all is printed, and the summary; returns whether it is."""
@@ -345,6 +368,7 @@ class _Screen:
                     complain(COMMAND.name, what)
                 else:
                     self._printer.see(what)
+                self._taken += _size(what)
                 left_out = self._left_out
                 if left_out > self._told:
                     lines = count(left_out - self._told, "line")
@@ -353,6 +377,10 @@ class _Screen:
         except BaseException as error:  # above all: whoever reads our output has seen enough
             self.error = error
             self._stop()
+
+
+def _size(what: Union[Record, str]) -> int:
+    return len(what) if isinstance(what, str) else len(what.data) + len(what.text)
 
 
 # -- running -------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from cli_support import COMMAND, ENVIRONMENT, await_socket, process
 from mta_support import OFFER, PATIENCE, C, Simple, options, packet
 
 from Milter import _cli, mta
+from Milter._cli import trace
 from Milter._recording import Head, Writer
 from Milter._trace import FILTER, MTA, Record
 
@@ -358,6 +360,41 @@ def test_stopped_terminal(tmp_path: Path) -> None:
         assert "the terminal does not take what is printed" in child.stderr.read()
     os.close(reading)
     assert 2 == len(mta.Recording.read(path).connections)
+
+
+@pytest.mark.parametrize(("limit", "most"), [("_QUEUE", 20), ("_BYTES", 100)])
+def test_slow_terminal(
+    limit: str, most: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a terminal has no time for is left out, which is said, and is no fault of anybody's."""
+    monkeypatch.setattr(trace, limit, most)
+    go_on, real = threading.Event(), trace.say
+
+    def slow(text: str, style: str = "") -> None:
+        assert go_on.wait(PATIENCE)
+        real(text, style)
+
+    monkeypatch.setattr(trace, "say", slow)
+    given = _cli.parser().parse_args(["trace", "f"])
+    screen = trace._Screen(trace._Printer(given), "title", lambda: None)
+    for number in (1, 2):
+        screen.put(Record(number, 0.0, "open", text="a to b"))
+        for when, sender, data in DIALOGUE * 5:
+            screen.put(Record(number, when, "packet", sender, data[4:]))
+    go_on.set()
+    deadline = time.monotonic() + PATIENCE
+    while screen._put != screen._taken and time.monotonic() < deadline:
+        time.sleep(0.01)
+    screen.put(Record(1, 9.0, "packet", FILTER, b"c"))
+    screen.put(Record(1, 9.0, "end", FILTER))
+    assert screen.close()
+    assert screen.error is None
+    out, err = capsys.readouterr()
+    assert "mta    missing: lines were left out here" in out or "filter missing: lines" in out
+    assert out.index("title") < out.index("opened") < out.index("missing") < out.index("closed")
+    assert re.search(r"the terminal is too slow: \d+ lines left out\n", err)
+    after = out[out.index("missing") :]
+    assert "not legal:" not in after
 
 
 def test_where_it_cannot_record(tmp_path: Path) -> None:
