@@ -31,9 +31,9 @@ from Milter._message import (
     Recipient,
     ReplaceBody,
     Text,
+    address_key,
     bracketed,
     is_header,
-    same_address,
     to_wire,
 )
 
@@ -438,13 +438,18 @@ class _Envelope:
     def __init__(self, message: Message) -> None:
         self.sender, self.params = message.sender, list(message.sender_params)
         self.recipients = list(message.recipients)
+        self.there = {address_key(to.address) for to in message.recipients}
 
     def add(self, address: str, params: tuple[str, ...]) -> None:
-        if not any(same_address(address, to.address) for to in self.recipients):
+        key = address_key(address)
+        if key not in self.there:
+            self.there.add(key)
             self.recipients.append(Recipient(address, params))
 
     def delete(self, address: str) -> None:
-        self.recipients = [to for to in self.recipients if not same_address(address, to.address)]
+        key = address_key(address)
+        self.there.discard(key)
+        self.recipients = [to for to in self.recipients if address_key(to.address) != key]
 
     def change_sender(self, address: str, params: Optional[str]) -> None:
         self.sender = address
@@ -498,14 +503,16 @@ class _SendmailEnvelope(_Envelope):
     def __init__(self, message: Message) -> None:
         super().__init__(message)
         self.recipients = []
+        self.there = set()
         self.deleted: dict[str, Recipient] = {}
         for to in message.recipients:
             self._put(to)
 
     def _put(self, to: Recipient) -> None:
         address = _plain(to.address)
-        if any(address == _plain(other.address) for other in self.recipients):
+        if address in self.there:
             return
+        self.there.add(address)
         before = self.deleted.get(address)
         if before is not None:
             # It is the old one again, and what was to be told of it before is to be told, too.
@@ -525,6 +532,7 @@ class _SendmailEnvelope(_Envelope):
 
     def delete(self, address: str) -> None:
         address = _plain(address)
+        self.there.discard(address)
         for to in self.recipients:
             if _plain(to.address) == address:
                 self.deleted[address] = to

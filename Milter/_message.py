@@ -56,13 +56,10 @@ def bare(address: str) -> str:
     return address
 
 
-def same_address(one: str, other: str) -> bool:
-    """Compares two envelope addresses: the domain without regard to case, brackets ignored."""
-    local, at, domain = bare(one).rpartition("@")
-    other_local, other_at, other_domain = bare(other).rpartition("@")
-    if not at or not other_at:
-        return bare(one) == bare(other)
-    return local == other_local and domain.lower() == other_domain.lower()
+def address_key(address: str) -> str:
+    """Returns what is the same for the same envelope address: bare, the domain in lower case."""
+    local, at, domain = bare(address).rpartition("@")
+    return f"{local}@{domain.lower()}" if at else domain
 
 
 class Recipient(NamedTuple):
