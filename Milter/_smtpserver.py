@@ -81,12 +81,14 @@ class SMTP(aiosmtpd.smtp.SMTP):
         assert self.session is not None
         assert self.envelope is not None
         try:
-            greeting = await self._milters.connected(self, self.session)
-        except Exception as error:
-            await self.handle_exception(error)
-            greeting = CLOSING
+            try:
+                greeting = await self._milters.connected(self, self.session)
+            except Exception as error:
+                await self.handle_exception(error)
+                greeting = CLOSING
         except BaseException:
-            # Cancelled. aiosmtpd closes the connection itself from the first command on.
+            # Cancelled, as a rule. aiosmtpd itself closes the connection only from the first
+            # command on.
             self._writer.close()
             raise
         return None if greeting is None else self._milters.say(self, self.envelope, greeting)

@@ -151,6 +151,21 @@ def test_a_client_that_cannot_be_told_of(caplog: pytest.LogCaptureFixture) -> No
     assert any(record.exc_info and record.exc_info[0] is KeyError for record in caplog.records)
 
 
+def test_an_error_handler_that_raises() -> None:
+    """A client that cannot be greeted at all is let go."""
+
+    class App:
+        async def handle_exception(self, error: Exception) -> str:
+            raise error
+
+    def who(session: Any) -> mta.SmtpClient:
+        raise KeyError("ours")
+
+    with serving(MilterHandler(app=App(), client=who)) as port:
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+            assert b"" == sock.recv(1)
+
+
 @pytest.mark.parametrize("kind", ["aiosmtpd's own", "ours"])
 def test_a_unix_socket(tmp_path: Path, kind: str) -> None:
     """aiosmtpd's controller for unix sockets works, with its own protocol and with ours."""
