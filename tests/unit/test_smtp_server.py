@@ -161,9 +161,9 @@ def test_an_error_handler_that_raises() -> None:
     def who(session: Any) -> mta.SmtpClient:
         raise KeyError("ours")
 
-    with serving(MilterHandler(app=App(), client=who)) as port:
-        with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
-            assert b"" == sock.recv(1)
+    handler = MilterHandler(app=App(), client=who)
+    with serving(handler) as port, socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+        assert b"" == sock.recv(1)
 
 
 @pytest.mark.parametrize("kind", ["aiosmtpd's own", "ours"])
