@@ -385,7 +385,7 @@ def _check_free(spec: str) -> None:
         probe.settimeout(1.0)
         try:
             probe.connect(path)
-        except socket.timeout:
+        except (BlockingIOError, socket.timeout):
             pass  # its queue is full
         except OSError:
             return

@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import signal
+import socket
 import stat
 import time
 from pathlib import Path
@@ -389,6 +390,17 @@ def test_socket_of_a_filter_that_runs(place: Path) -> None:
     assert (place / "s").is_socket()
     with serving(place / "s", *arguments, cwd=place):
         assert [mta.AddHeader("X-Spam", "spam")] == added(place / "s")
+
+
+def test_socket_of_a_filter_that_is_busy(place: Path) -> None:
+    """Nor is one taken away whose owner has not come round to accept connections."""
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as waiting:
+        listener.bind(str(place / "s"))
+        listener.listen(0)
+        waiting.connect(str(place / "s"))
+        done = process("run", "spam.py:Spam", "--socket", "unix:s", cwd=place)
+    assert 2 == done.returncode
+    assert done.stderr.endswith(" run: unix:s: another process listens there\n")
 
 
 def test_exit_of_a_program(place: Path) -> None:
