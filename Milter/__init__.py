@@ -21,6 +21,17 @@ __version__ = "1.1.0"
 _seq = 0
 _seq_lock = thread.allocate_lock()
 
+# In a source tree Python finds the sources before what is installed, with no engine among them.
+try:
+    from Milter._engine import lib as _lib
+except ModuleNotFoundError as _problem:
+    if _problem.name != "Milter._engine":
+        raise
+    raise ImportError(
+        f"{os.path.dirname(__file__)} has no engine for this Python: in a source tree,"
+        " pip install -e . builds it; what is installed is found from any other directory"
+    ) from None
+
 # The module may be only half there, when it is what imports us; so nothing is taken from it.
 import milter as milter  # noqa: E402
 

@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from packaging_support import run, source_files, version
+from packaging_support import ROOT, run, source_files, version
 
 pytestmark = [pytest.mark.packaging, pytest.mark.slow]
 
@@ -90,6 +90,21 @@ def test_imports(installed: Path, tmp_path: Path, names: str) -> None:
     )  # fmt: skip
     (line,) = shown.splitlines()
     assert installed.parents[1] in Path(line).parents
+
+
+@pytest.mark.parametrize("name", ["Milter", "milter", "mime"])
+def test_sources_without_an_engine(installed: Path, tmp_path: Path, name: str) -> None:
+    """Where a source tree hides what is installed, the error says what to do."""
+    for source in source_files():
+        if source.startswith(("Milter/", "mime/", "milter.py")) and source.endswith(".py"):
+            (tmp_path / source).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / source, tmp_path / source)
+    done = subprocess.run(
+        [installed, "-c", f"import {name}"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stderr.splitlines()[-1].startswith(f"ImportError: {tmp_path}/Milter has no engine")
+    assert "pip install -e ." in done.stderr.splitlines()[-1]
 
 
 def test_version(installed: Path, tmp_path: Path) -> None:
