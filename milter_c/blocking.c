@@ -27,7 +27,8 @@ enum {
     SPINS = 500,
     /* Threads at work without a turn from which on the next ones go one by one, */
     CROWD = 128,
-    CROWD_MICROSECONDS = 1000 /* after so long each, if nobody comes back */
+    CROWD_WAIT = 1000,              /* us that the first of them waits for one to come back; */
+    LONGEST_CROWD_WAIT = 100 * 1000 /* more with each that goes though nobody did */
 };
 
 /* A connection and the place for its events. */
@@ -70,8 +71,9 @@ void mlt_connection_free(mlt_connection *connection)
  *
  * Unless they are a crowd. A thread that waits for Python's lock looks for it 200 times a second;
  * some thousands, when an MTA ends and closes all its connections at once, would do nothing else
- * for minutes. Of a crowd one goes for each that comes back, and one each millisecond all the same,
- * as those before may be waiting for anything. */
+ * for minutes. Of a crowd one goes for each that comes back. If none does one goes all the same, as
+ * those before may be waiting for anything; but the more there are the later, as they may only be
+ * slow. */
 
 static void relax(void)
 {
@@ -147,12 +149,19 @@ static bool wait_for_turn(mlt_server *server)
     return false;
 }
 
+static int64_t crowd_wait(size_t crowd)
+{
+    double times = (double)crowd / CROWD;
+    double wait = times * times * CROWD_WAIT;
+    return wait < LONGEST_CROWD_WAIT ? (int64_t)wait : LONGEST_CROWD_WAIT;
+}
+
 static void join_crowd(mlt_server *server)
 {
     pthread_mutex_lock(&server->line); /* the first in the line waits, the others behind it */
     pthread_mutex_lock(&server->crowd_lock);
     if (server->crowd >= CROWD)
-        mlt_clock_wait(&server->back, &server->crowd_lock, CROWD_MICROSECONDS);
+        mlt_clock_wait(&server->back, &server->crowd_lock, crowd_wait(server->crowd));
     server->crowd++;
     pthread_mutex_unlock(&server->crowd_lock);
     pthread_mutex_unlock(&server->line);

@@ -44,8 +44,8 @@ static void *call(void *data)
 }
 
 /* When all connections have something to say at once, no more threads go back to Python than a
- * crowd and one each millisecond; as those that went first do not return, all go in the end. When
- * they do return, so do all others. */
+ * crowd and at most one each millisecond; as those that went first do not return, all go in the
+ * end. When they do return, so do all others. */
 TEST(blocking_crowd)
 {
     static caller callers[THREADS];
