@@ -272,6 +272,7 @@ class _Torture:
         self.improved = improved
         self.shrink = shrink
         self.restart = restart
+        self.restarts = 0
         # What the filter does wrong with any message, and not because of a play.
         self.known: Optional[tuple[str, str]] = None
 
@@ -321,8 +322,14 @@ class _Torture:
         # One that has gone wrong without a word may have been the filter's end.
         quiet = not isinstance(found.error, ProtocolError)
         group = state.groups.get(found.key)
-        if play is not PLAIN and (quiet or group is None) and not self.serves():
-            return self.ended(found, play, state)
+        if play is not PLAIN and (quiet or group is None):
+            restarts = self.restarts
+            if not self.serves():
+                return self.ended(found, play, state)
+            if quiet and self.restarts > restarts:
+                # The play met what one before it, or its own beginning, had left behind.
+                found = self.unserved(found)
+                group = state.groups.get(found.key)
         if group is not None:
             group.times += 1
             return True
@@ -391,6 +398,7 @@ class _Torture:
                 return True
             if self.restart is not None and not restarted:
                 self.restart()
+                self.restarts += 1
                 restarted = True
                 continue
             if time.monotonic() > deadline or not isinstance(found.error, ConnectError):
