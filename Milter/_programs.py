@@ -17,7 +17,7 @@ from typing import Final, Optional, Union
 
 from Milter._direct import socket_path
 from Milter._mtacodec import ConnectError, MilterError
-from Milter._mtasocket import open_socket, parse_spec
+from Milter._mtasocket import open_socket, parse_spec, reason
 
 PATIENCE: Final = 20.0
 """Seconds until a program must listen."""
@@ -28,7 +28,7 @@ _PAUSE: Final = 0.02  # seconds between two looks
 
 
 class StartError(Exception):
-    """A program did not become a filter that listens; the text has what it said."""
+    """A program did not become a filter that listens; the text has why, or what it said."""
 
 
 StartError.__module__ = "Milter.testing"  # as users import it, and pytest prints it
@@ -62,8 +62,7 @@ class ProcessFilter(RemoteFilter):
         patience: seconds until it must listen.
 
     Raises:
-        StartError: it does not.
-        OSError: it cannot be started.
+        StartError: it does not, or cannot be started.
     """
 
     def __init__(
@@ -87,15 +86,21 @@ class ProcessFilter(RemoteFilter):
         super().__init__(_replaced(spec, words))
         variables = {name: _replaced(value, words) for name, value in (env or {}).items()}
         self._log = os.path.join(directory, "filter.log")
+        program, *others = (_replaced(text, words) for text in texts)
         with open(self._log, "wb") as log:
-            self.process = subprocess.Popen(
-                [_replaced(text, words) for text in texts],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=cwd,
-                env={**os.environ, **variables},
-            )
+            try:
+                self.process = subprocess.Popen(
+                    [program, *others],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    cwd=cwd,
+                    env={**os.environ, **variables},
+                )
+            except OSError as error:
+                # Not subprocess's own, with whose traceback pytest prints the whole environment.
+                where = "" if error.filename in (None, program) else f": {error.filename}"
+                raise StartError(f"cannot start {program}: {reason(error)}{where}") from None
         try:
             self._wait(patience)
         except BaseException:

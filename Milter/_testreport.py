@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import re
 from collections.abc import Iterable
 from typing import Final, NoReturn, Optional, Union
 
@@ -20,6 +21,8 @@ Path = Union[str, "os.PathLike[str]"]
 
 _LONGEST: Final = 200  # characters of a line of a diff, before it is cut
 _MOST: Final = 200  # lines of a diff that are shown
+_CODES: Final = re.compile("[0-9]{3}[- ]?(?:[245](?:[.][0-9]{1,3}){2}(?: |$))?")
+"""What stands before the text in each line of a reply."""
 
 
 class Failure(AssertionError):
@@ -112,7 +115,7 @@ class Report(Result):
             self.outcome is outcome
             and code in (None, self.code)
             and (enhanced is None or first[4:].split(" ")[0] == enhanced)
-            and text in "\n".join([first, *more])
+            and _in_reply(text, [first, *more])
         )
         if not matches:
             words = [str(code) if code else "", enhanced or "", repr(text) if text else ""]
@@ -136,7 +139,8 @@ class Report(Result):
         Args:
             code: the SMTP code, if it matters.
             enhanced: the enhanced status code (RFC 3463), if it matters.
-            text: is in the reply.
+            text: is in the reply, whose lines are joined, without their codes, by a line feed, and
+                if that does not hold it by a blank.
         """
         __tracebackhide__ = True
         return self._assert_outcome(Outcome.REJECTED, code, enhanced, text)
@@ -262,6 +266,12 @@ class Report(Result):
 
 # As users import them, and pytest prints them.
 Failure.__module__ = Report.__module__ = "Milter.testing"
+
+
+def _in_reply(text: str, lines: list[str]) -> bool:
+    """Whether a text is in a reply, with its codes or without."""
+    words = [_CODES.sub("", line, count=1) for line in lines]
+    return any(text in whole for whole in ("\n".join(lines), "\n".join(words), " ".join(words)))
 
 
 def _text(text: Text) -> str:

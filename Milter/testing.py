@@ -402,8 +402,7 @@ def command(
         options: see :class:`Client`.
 
     Raises:
-        StartError: it ended, or does not listen; the text has what it said.
-        OSError: it cannot be started.
+        StartError: it cannot be started, has ended, or does not listen; the text has what it said.
     """
     with contextlib.ExitStack() as stack:
         directory = _directory(scratch, stack)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import pytest
 from mta_support import PATIENCE, C, Simple, packet
@@ -98,6 +98,38 @@ def test_outcomes(client: testing.Client) -> None:
         report = quiet.send()
         report.assert_accepted().assert_unchanged().assert_refused().assert_modifications()
         assert str(report).endswith("\n\nNo changes.")
+
+
+@pytest.mark.parametrize(
+    ("code", "lines", "texts", "others"),
+    [
+        (
+            "5.7.1",
+            ["not now", "but later"],
+            ["not now\nbut later", "now but l"],
+            ["but later\nnot"],
+        ),
+        (None, ["one", "", "two"], ["one\n\ntwo", "one  two"], ["one two"]),
+        ("5.7.1", ["got", "2.0.0 bytes"], ["got 2.0.0 bytes", "550 5.7.1 2.0.0"], ["got bytes"]),
+    ],
+)
+def test_text_across_lines(
+    code: Optional[str], lines: list[str], texts: list[str], others: list[str]
+) -> None:
+    """The text of a reply is looked for across its lines, joined by a line feed or by a blank."""
+
+    class Says(Milter.Base):
+        def envfrom(self, sender: str, *params: str) -> int:
+            self.setreply("550", code, *lines)
+            return Milter.REJECT
+
+    with testing.direct(Says) as client:
+        report = client.send()
+    for text in texts:
+        report.assert_rejected(text=text)
+    for text in others:
+        with pytest.raises(testing.Failure):
+            report.assert_rejected(text=text)
 
 
 def test_objects(client: testing.Client) -> None:
@@ -246,6 +278,24 @@ def test_command_killed() -> None:
     """For one that a signal ends, the signal is named."""
     with pytest.raises(testing.StartError, match=r"killed by SIGKILL\) and said nothing"):
         testing.command(["/bin/sh", "-c", "kill -9 $$"])
+
+
+@pytest.mark.parametrize(
+    ("program", "cwd", "expected"),
+    [
+        ("./nothere", None, "cannot start ./nothere: No such file or directory"),
+        ("./nothere{port}", None, r"cannot start ./nothere\d+: No such file or directory"),
+        ("/", None, "cannot start /: Permission denied"),
+        ("/bin/sh", "/not/there", "cannot start /bin/sh: No such file or directory: /not/there"),
+    ],
+)
+def test_command_cannot_start(program: str, cwd: Optional[str], expected: str) -> None:
+    """A program that cannot be started is an error of one line that names it, and stands alone."""
+    with pytest.raises(testing.StartError) as caught:
+        testing.command([program, "{socket}"], cwd=cwd)
+    assert re.fullmatch(expected, str(caught.value))
+    assert caught.value.__suppress_context__
+    assert caught.value.__cause__ is None
 
 
 def test_command_does_not_listen() -> None:
