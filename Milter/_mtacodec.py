@@ -105,6 +105,12 @@ class StateError(MilterError):
     """A step that may not be played now: nothing was sent, and nothing has changed."""
 
 
+# As users import them, and tracebacks name them.
+MilterError.__module__ = ConnectError.__module__ = SocketSpecError.__module__ = "Milter.mta"
+ConnectionLost.__module__ = FilterTimeout.__module__ = "Milter.mta"
+ProtocolError.__module__ = StateError.__module__ = "Milter.mta"
+
+
 # -- the rows of protocol.def --------------------------------------------------------------------
 
 

@@ -28,6 +28,9 @@ class RecordingError(MilterError, ValueError):
     """A file that is no recording, or a broken one; the text names the file and the place in it."""
 
 
+RecordingError.__module__ = "Milter.mta"  # as users import it, and tracebacks name it
+
+
 class Head(NamedTuple):
     """What a recording says of itself."""
 

@@ -1368,6 +1368,18 @@ def test_errors_survive_pickling() -> None:
     assert (7, b"\0\1", str(error)) == (copy.packet, copy.data, str(copy))
 
 
+def test_errors_are_named_as_they_are_imported() -> None:
+    """Tracebacks and pickles name every error by the public module, and it is found there."""
+    public = [getattr(mta, name) for name in mta.__all__]
+    errors = [each for each in public if isinstance(each, type) and issubclass(each, Exception)]
+    assert 8 == len(errors)
+    for each in errors:
+        assert "Milter.mta" == each.__module__
+        error = each("went wrong", *["wire spec 1.4"] * (each is mta.ProtocolError))
+        copy = pickle.loads(pickle.dumps(error))
+        assert (each, str(error)) == (type(copy), str(copy))
+
+
 def test_end_of_the_connection() -> None:
     """An end instead of an answer, inside a packet, or while nothing is due: an error; after QUIT
     it is what should happen."""
