@@ -248,6 +248,7 @@ class Dispatcher:
                 count = proceed(connection)
             else:
                 count = lib.mlt_connection_next(connection, *answer)
+            view.entering = 0
             if count <= 0:
                 break
             answer = handle(number, count)

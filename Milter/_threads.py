@@ -54,7 +54,7 @@ class _Thread(threading.Thread):
     def start(self) -> None:
         """Raises RuntimeError, MemoryError: it cannot be started."""
         super().start()
-        if not self._started.is_set():
+        if self.ident is None:
             raise RuntimeError("it does not begin")
 
 
@@ -140,6 +140,7 @@ class ThreadPerConnection:
         dispatcher = Dispatcher(server, {})
         while True:
             status = lib.mlt_connection_accept(connection)
+            view.entering = 0
             if status == lib.MLT_NOTICE:
                 log(logging.ERROR, "%s: %s", server.name, os.fsdecode(ffi.string(view.error)))
                 continue

@@ -25,10 +25,10 @@ enum {
     /* How often it looks before it goes to sleep for its turn: for about as long as it takes to
      * sleep and be woken. */
     SPINS = 500,
-    /* Threads at work without a turn from which on the next ones go one by one, */
-    CROWD = 128,
-    CROWD_WAIT = 1000,              /* us that the first of them waits for one to come back; */
-    LONGEST_CROWD_WAIT = 100 * 1000 /* more with each that goes though nobody did */
+    /* How often the next of a crowd looks whether another has Python's lock, at least, */
+    CROWD_MICROSECONDS = 1000,
+    /* and how often in vain, until it goes all the same. */
+    CROWD_LOOKS = 100
 };
 
 /* A connection and the place for its events. */
@@ -71,9 +71,9 @@ void mlt_connection_free(mlt_connection *connection)
  *
  * Unless they are a crowd. A thread that waits for Python's lock looks for it 200 times a second;
  * some thousands, when an MTA ends and closes all its connections at once, would do nothing else
- * for minutes. Of a crowd one goes for each that comes back. If none does one goes all the same, as
- * those before may be waiting for anything; but the more there are the later, as they may only be
- * slow. */
+ * for minutes. So only so many wait for it at a time: the others line up until one of these has it,
+ * which Python shows by clearing `entering`, or is back. Those whose callbacks wait for something
+ * else have had the lock, and keep nobody. */
 
 static void relax(void)
 {
@@ -149,28 +149,50 @@ static bool wait_for_turn(mlt_server *server)
     return false;
 }
 
-static int64_t crowd_wait(size_t crowd)
+/* Whether this one still waits for Python's lock. */
+static bool is_entering(const mlt_connection *connection)
 {
-    double times = (double)crowd / CROWD;
-    double wait = times * times * CROWD_WAIT;
-    return wait < LONGEST_CROWD_WAIT ? (int64_t)wait : LONGEST_CROWD_WAIT;
+    return connection != NULL && __atomic_load_n(&connection->view.entering, __ATOMIC_RELAXED) != 0;
 }
 
-static void join_crowd(mlt_server *server)
+/* Returns a place in the crowd, from 1; 0: there is none. The crowd's lock is held. */
+static size_t free_place(const mlt_server *server)
 {
+    for (size_t i = 0; i < MLT_CROWD; i++) {
+        if (!is_entering(server->crowd[i]))
+            return i + 1;
+    }
+    return 0;
+}
+
+static void join_crowd(mlt_connection *connection)
+{
+    mlt_server *server = connection->server;
     pthread_mutex_lock(&server->line); /* the first in the line waits, the others behind it */
     pthread_mutex_lock(&server->crowd_lock);
-    if (server->crowd >= CROWD)
-        mlt_clock_wait(&server->back, &server->crowd_lock, crowd_wait(server->crowd));
-    server->crowd++;
+    size_t place = free_place(server);
+    for (int i = 0; place == 0 && i < CROWD_LOOKS; i++) {
+        mlt_clock_wait(&server->back, &server->crowd_lock, CROWD_MICROSECONDS);
+        place = free_place(server);
+    }
+    if (place > 0) {
+        server->crowd[place - 1] = connection;
+        __atomic_store_n(&connection->view.entering, 1, __ATOMIC_RELAXED);
+    }
+    connection->crowd = place;
     pthread_mutex_unlock(&server->crowd_lock);
     pthread_mutex_unlock(&server->line);
 }
 
-static void leave_crowd(mlt_server *server)
+static void leave_crowd(mlt_connection *connection)
 {
+    mlt_server *server = connection->server;
+    size_t place = connection->crowd;
     pthread_mutex_lock(&server->crowd_lock);
-    server->crowd--;
+    /* Its place may be another's by now. */
+    if (server->crowd[place - 1] == connection)
+        server->crowd[place - 1] = NULL;
+    __atomic_store_n(&connection->view.entering, 0, __ATOMIC_RELAXED);
     pthread_cond_signal(&server->back);
     pthread_mutex_unlock(&server->crowd_lock);
 }
@@ -181,9 +203,8 @@ static void take_turn(mlt_connection *connection)
     if (!server->settings.turns)
         return;
     connection->turn = wait_for_turn(server);
-    connection->crowd = !connection->turn;
-    if (connection->crowd)
-        join_crowd(server);
+    if (!connection->turn)
+        join_crowd(connection);
 }
 
 static void return_turn(mlt_server *server)
@@ -197,9 +218,10 @@ static void give_turn(mlt_connection *connection)
 {
     if (connection->turn)
         return_turn(connection->server);
-    if (connection->crowd)
-        leave_crowd(connection->server);
-    connection->turn = connection->crowd = false;
+    if (connection->crowd > 0)
+        leave_crowd(connection);
+    connection->turn = false;
+    connection->crowd = 0;
 }
 
 void mlt_connection_end(mlt_connection *connection)

@@ -35,7 +35,7 @@ struct mlt_connection {
     bool nonblocking;    /* what cannot be written at once is kept in `out` */
     bool deferring;      /* nothing is written: all is kept in `out` for mlt_connection_flush() */
     bool turn;           /* its events are being handled in a turn (blocking.c), */
-    bool crowd;          /* or without one, which is counted */
+    size_t crowd;        /* or without one, at this place of the crowd, from 1 */
     bool ending;         /* no more is read; the filter gets the events that it is owed */
     atomic_bool between; /* waiting, outside of a message: a stop may end it */
     atomic_bool cut;     /* shut down by the server */

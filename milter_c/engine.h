@@ -195,6 +195,8 @@ typedef struct mlt_view {
     uint64_t actions;          /* to set during NEGOTIATE; afterwards the actions agreed on */
     uint64_t protocol;         /* to set during NEGOTIATE; afterwards what the filter asked for */
     int32_t reported;          /* to set: its end is in the log */
+    int32_t
+        entering; /* to clear once Python's lock is held: the caller waits for it (blocking.c) */
     uint32_t unwanted;   /* to set at any event; as mlt_settings.unwanted, for this connection */
     size_t send_payload; /* bytes of data that a sent packet may have */
     /* CONNECT. */

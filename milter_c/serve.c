@@ -54,7 +54,7 @@ static void init_locks(mlt_server *server)
     atomic_store(&server->turn_lost, false);
     atomic_store(&server->turn_taken, false);
     atomic_store(&server->spinning, false);
-    server->crowd = 0;
+    memset(server->crowd, 0, sizeof server->crowd);
 }
 
 mlt_server *mlt_server_new(void)

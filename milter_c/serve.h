@@ -14,6 +14,9 @@
 #include "engine.h"
 #include "socket.h"
 
+/* So many threads without a turn wait for Python's lock at a time (blocking.c). */
+enum { MLT_CROWD = 64 };
+
 struct mlt_server {
     mlt_settings settings;
     mlt_listener listener;
@@ -29,8 +32,8 @@ struct mlt_server {
     pthread_mutex_t line;   /* held by the first of those who are to join a crowd (blocking.c) */
     /* Guarded by the crowd's lock. */
     pthread_mutex_t crowd_lock;
-    pthread_cond_t back; /* one of the crowd has come back */
-    size_t crowd;        /* threads at work without a turn */
+    pthread_cond_t back;                     /* one of the crowd has come back */
+    struct mlt_connection *crowd[MLT_CROWD]; /* that went to Python without a turn */
     long processors;
     pthread_mutex_t gate; /* held by the one thread that accepts */
     /* Guarded by the gate. */
