@@ -15,7 +15,8 @@ import smtplib
 import sys
 import tempfile
 import time
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Union
 
 from Milter._cli.arguments import add_colour, port
 from Milter._cli.command import Command
@@ -85,10 +86,16 @@ def _add(parser: argparse.ArgumentParser) -> None:
     )
     add("--keep", action="store_true", help="then go on listening, until Ctrl-C")
     add("--port", type=port, metavar="PORT", help="where to listen (default: one that is free)")
-    add(
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument(
         "--maildir",
         metavar="DIR",
         help="where mail lands (default: one that is removed at the end)",
+    )
+    place.add_argument(
+        "--mbox",
+        metavar="FILE",
+        help="a mailbox (mbox) where mail lands instead; what is quarantined is refused for now",
     )
     add(
         "--profile",
@@ -110,12 +117,58 @@ class _Complaints(logging.Handler):
         complain(COMMAND.name, record.getMessage())
 
 
+class _InMaildir:
+    """The mail in a maildir, and in its folder for what is quarantined."""
+
+    kind = "maildir"
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.seen = self.files()
+
+    def new(self) -> Iterator[tuple[str, bytes]]:
+        """Yields where each message is that came since the last time, and its content."""
+        before, self.seen = self.seen, self.files()
+        for place in sorted(self.seen - before):
+            with open(place, "rb") as file:
+                yield place, file.read()
+
+    def files(self) -> set[str]:
+        """All files."""
+        folders = [self.path, os.path.join(self.path, ".quarantine")]
+        places = [os.path.join(folder, part) for folder in folders for part in ("new", "cur")]
+        return {
+            os.path.join(place, name)
+            for place in places
+            if os.path.isdir(place)
+            for name in os.listdir(place)
+        }
+
+
+class _InMbox:
+    """The mail in an mbox, which grows at its end."""
+
+    kind = "mbox"
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.seen = os.path.getsize(path)
+
+    def new(self) -> Iterator[tuple[str, bytes]]:
+        """Yields what came since the last time."""
+        with open(self.path, "rb") as file:
+            file.seek(self.seen)
+            data = file.read()
+        if data:
+            self.seen += len(data)
+            yield self.path, data
+
+
 class _Demo:
     """What is shown, message by message."""
 
-    def __init__(self, maildir: str, filter_: ProcessFilter) -> None:
-        self.maildir = maildir
-        self.seen: set[str] = set()
+    def __init__(self, mail: Union[_InMaildir, _InMbox], filter_: ProcessFilter) -> None:
+        self.mail = mail
         self.results: list[Handled] = []
         self.filter = filter_
         self.printed = len(filter_.output)
@@ -166,17 +219,16 @@ class _Demo:
         return True
 
     def landed(self) -> None:
-        """Shows what is new in the maildir."""
+        """Shows what is new in the mailbox."""
         say("")
-        before, self.seen = self.seen, self.files()
-        for place in sorted(self.seen - before):
+        landed = False
+        for place, data in self.mail.new():
+            landed = True
             say(f"what landed in {shown(place)}:", "bold")
-            with open(place, "rb") as file:
-                lines = from_wire(file.read()).splitlines()
-            for line in lines:
+            for line in from_wire(data).splitlines():
                 say("  " + "\t".join(shown(part) for part in line.split("\t")))
-        if not self.seen - before:
-            say("nothing landed in the maildir", "bold")
+        if not landed:
+            say(f"nothing landed in the {self.mail.kind}", "bold")
 
     def said(self) -> None:
         """Shows what the filter has printed since the last time."""
@@ -191,24 +243,14 @@ class _Demo:
         """Waits until somebody has seen enough."""
         with contextlib.suppress(KeyboardInterrupt):
             say(
-                f"\nIt goes on listening, and mail lands in {shown(self.maildir)}. Try it:", "green"
+                f"\nIt goes on listening, and mail lands in {shown(self.mail.path)}. Try it:",
+                "green",
             )
             say(f"  swaks --server 127.0.0.1:{port} --from alice@example.org --to bob@example.com")
             say("Ctrl-C ends it.")
             while True:
                 time.sleep(_LOOK)
                 self.said()
-
-    def files(self) -> set[str]:
-        """The files in the maildir, and in the folder for what is quarantined."""
-        folders = [self.maildir, os.path.join(self.maildir, ".quarantine")]
-        places = [os.path.join(folder, part) for folder in folders for part in ("new", "cur")]
-        return {
-            os.path.join(place, name)
-            for place in places
-            if os.path.isdir(place)
-            for name in os.listdir(place)
-        }
 
 
 def _messages(names: list[str]) -> list[tuple[str, Message]]:
@@ -227,7 +269,7 @@ def _run(arguments: argparse.Namespace) -> int:
     use_colours(arguments.color)
     messages = _messages(arguments.messages)
     try:
-        from Milter.smtp import Controller, Maildir, MilterHandler
+        from Milter.smtp import Controller, Maildir, Mbox, MilterHandler
     except ImportError as error:
         raise Failure(str(error)) from None
     from Milter._programs import ProcessFilter, StartError
@@ -249,14 +291,17 @@ def _run(arguments: argparse.Namespace) -> int:
         logger = logging.getLogger("Milter")
         logger.addHandler(complaints)
         stack.callback(logger.removeHandler, complaints)
-        demo = _Demo(arguments.maildir or os.path.join(directory, "mail"), running)
+        app: Union[Maildir, Mbox]
+        mail: Union[_InMaildir, _InMbox]
+        if arguments.mbox:
+            app, mail = Mbox(arguments.mbox), _InMbox(arguments.mbox)
+        else:
+            maildir = arguments.maildir or os.path.join(directory, "mail")
+            app, mail = Maildir(maildir), _InMaildir(maildir)
+        demo = _Demo(mail, running)
         handler = MilterHandler(
-            running.spec,
-            app=Maildir(demo.maildir),
-            profile=arguments.profile,
-            on_result=demo.results.append,
+            running.spec, app=app, profile=arguments.profile, on_result=demo.results.append
         )
-        demo.seen = demo.files()
         controller = Controller(handler, hostname="127.0.0.1", port=arguments.port or 0)
         controller.start()
         stack.callback(controller.stop)

@@ -50,6 +50,28 @@ def test_without_a_filter(tmp_path: Path) -> None:
     assert ["[checked] Lunch on Friday"] == subjects(tmp_path / "mail")
 
 
+def test_mbox(tmp_path: Path) -> None:
+    """Mail lands behind what a mailbox has already, and only what is new is shown."""
+    (tmp_path / "box").write_text("From a@x.org Sat Nov 21 12:00:00 2026\nSubject: old\n\nold\n\n")
+    (tmp_path / "one.eml").write_text("To: bob@example.com\nSubject: one\n\nb\n")
+    (tmp_path / "two.eml").write_text("To: bob@example.com\nSubject: two\n\nb\n")
+    done = process(
+        *("demo", "--message", "one.eml", "--message", "two.eml", "--mbox", "box"), cwd=tmp_path
+    )
+    assert (0, "") == (done.returncode, done.stderr)
+    assert 2 == done.stdout.count("\nwhat landed in box:\n  From ")
+    landed = [part.partition("\n== ")[0] for part in done.stdout.split("what landed in box:")[1:]]
+    assert [["[checked] one"], ["[checked] two"]] == [
+        re.findall(r"^  Subject: (.*)$", part, re.MULTILINE) for part in landed
+    ]
+    box = mailbox.mbox(str(tmp_path / "box"), create=False)
+    assert ["old", "[checked] one", "[checked] two"] == [each["Subject"] for each in box]
+    box.close()
+    done = process("demo", "--mbox", "new", cwd=tmp_path)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert 1 == done.stdout.splitlines().count("nothing landed in the mbox")
+
+
 def test_filter_and_message(tmp_path: Path) -> None:
     """The user's filter and message: a refused recipient, and a quarantined message."""
     (tmp_path / "picky.py").write_text(FILTER)
@@ -159,6 +181,8 @@ def test_port_and_profile(tmp_path: Path) -> None:
         ("--port", "0", "'0' is no port"),
         ("--profile", "exim", "invalid choice: 'exim'"),
         ("--maildir", "a-file", "a-file/tmp: Not a directory"),
+        ("--mbox", "no/where", "no/where: No such file or directory"),
+        ("--mbox=box", "--maildir=dir", "--maildir: not allowed with argument --mbox"),
         ("--message", "nowhere.eml", "nowhere.eml: No such file or directory"),
     ],
 )
