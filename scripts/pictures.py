@@ -36,15 +36,25 @@ class Picture(NamedTuple):
     page: str
     """In docs/, with the files that the command needs."""
     command: str
-    background: str = ""
-    """A command of the page that goes on meanwhile, on spam.sock."""
+    background: tuple[str, ...] = ()
+    """Commands that go on meanwhile, each once it listens at the socket that it names first."""
+    before: str = ""
+    """A command that is run before, and not shown."""
 
 
+FILTER = "milterctl run spam.py:Spam --socket unix:spam.sock"
 ALL = {
     "send": Picture(
+        "cli.md", "milterctl send --socket unix:spam.sock message.eml", background=(FILTER,)
+    ),
+    "trace": Picture(
         "cli.md",
-        "milterctl send --socket unix:spam.sock message.eml",
-        background="milterctl run spam.py:Spam --socket unix:spam.sock",
+        "milterctl trace session.rec",
+        background=(
+            FILTER,
+            "milterctl trace --listen unix:trace.sock --filter unix:spam.sock --record session.rec",
+        ),
+        before="milterctl send --socket unix:trace.sock message.eml",
     ),
     "demo": Picture("cli.md", "milterctl demo spam.py:Spam"),
     "pytest": Picture("testing.md", "pytest -q --tb=short test_guard.py"),
@@ -106,13 +116,17 @@ def arguments(command: str) -> list[str]:
 @contextlib.contextmanager
 def running(command: str, directory: Path, environment: dict[str, str]) -> Iterator[None]:
     """A command goes on in the background, once its socket is there."""
-    if not command:
-        yield
-        return
-    with subprocess.Popen(arguments(command), cwd=directory, env=environment) as child:
+    socket = re.findall(r"unix:(\S+)", command)[0]
+    with subprocess.Popen(
+        arguments(command),
+        cwd=directory,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as child:
         try:
             deadline = time.monotonic() + 30
-            while not (directory / "spam.sock").exists():
+            while not (directory / socket).exists():
                 assert child.poll() is None, command
                 assert time.monotonic() < deadline, command
                 time.sleep(0.01)
@@ -137,7 +151,17 @@ def printed(picture: Picture) -> str:
             "TERM": "xterm-256color",
             "COLORTERM": "",
         }
-        with running(picture.background, directory, environment):
+        with contextlib.ExitStack() as stack:
+            for command in picture.background:
+                stack.enter_context(running(command, directory, environment))
+            if picture.before:
+                subprocess.run(
+                    arguments(picture.before),
+                    cwd=directory,
+                    env=environment,
+                    stdout=subprocess.DEVNULL,
+                    check=True,
+                )
             master, slave = pty.openpty()
             with subprocess.Popen(
                 arguments(picture.command),
@@ -146,15 +170,17 @@ def printed(picture: Picture) -> str:
                 stdin=subprocess.DEVNULL,
                 stdout=slave,
                 stderr=slave,
-            ) as child:
+            ):
                 os.close(slave)
                 output = b""
                 # Linux ends a terminal that nobody holds open any more with an error.
                 with contextlib.suppress(OSError), os.fdopen(master, "rb", 0) as terminal:
                     while data := terminal.read(65536):
                         output += data
-                child.wait()
-    return output.decode().replace("\r\n", "\n")
+    text = output.decode().replace("\r\n", "\n").rstrip("\n")
+    # pytest's duration, as the page has it; and a maildir's file names have the machine's in them.
+    text = re.sub(r" in [0-9.]+s", " in 0.10s", text)
+    return re.sub(r"/\S+/new/\S+(?=:)", "/tmp/milterctl/mail/new/1795268271.M6P9Q1.host", text)
 
 
 def draw(name: str, picture: Picture) -> str:
@@ -162,11 +188,7 @@ def draw(name: str, picture: Picture) -> str:
     from rich.console import Console
     from rich.text import Text
 
-    plain = printed(picture).rstrip("\n")
-    # pytest's duration, as the page has it; and a maildir's file names have the machine's in them.
-    plain = re.sub(r" in [0-9.]+s", " in 0.10s", plain)
-    plain = re.sub(r"/\S+/new/\S+(?=:)", "/tmp/milterctl/mail/new/1795268271.M6P9Q1.host", plain)
-    output = Text.from_ansi(plain)
+    output = Text.from_ansi(printed(picture))
     text = f"$ {picture.command}\n" + re.sub(r" +$", "", output.plain, flags=re.MULTILINE) + "\n"
     with open(os.devnull, "w") as nowhere:
         console = Console(record=True, width=WIDTH, file=nowhere, highlight=False)
