@@ -68,17 +68,17 @@ class SendmailDialogue(SmtpDialogue):
             if step is None:
                 self._session = link.standing
             elif step.verdict.kind in (Kind.ACCEPT, Kind.SKIP):
-                yield from self._hang_up(link)
+                yield from self._part(link)
             elif step.verdict.kind is Kind.DISCARD:
                 # Nobody filters this session, and mail passes.
                 for each in self._links:
-                    yield from self._hang_up(each)
+                    yield from self._part(each)
             elif step.verdict.final:
                 self._session = self._ruling(step.verdict, "connect", "")
         if self._session is None or self._session.reply is None:
             return None
         for link in self._links:
-            yield from self._hang_up(link)
+            yield from self._part(link)
         if self._session.reply.closes:
             self.over = True
             return SmtpReply.of(f"421 4.7.0 {self.hostname} closing connection")
@@ -107,7 +107,7 @@ class SendmailDialogue(SmtpDialogue):
                 # What is out of place is met at the next step, as elsewhere.
                 self._session = None if _late(self.errors[-1]) else link.standing
             elif step.verdict.kind in (Kind.ACCEPT, Kind.SKIP):
-                yield from self._hang_up(link)
+                yield from self._part(link)
             elif step.verdict.kind is Kind.DISCARD:
                 break  # the others are not asked, and that is all
             elif step.verdict.final:
@@ -212,7 +212,7 @@ class SendmailDialogue(SmtpDialogue):
         if ruling is not None and ruling.reply is None:
             # Nobody filters the rest of the session, and mail passes.
             for link in self._links:
-                yield from self._hang_up(link)
+                yield from self._part(link)
         return self._reply(ruling)
 
     def quit(self) -> Script[None]:
@@ -248,7 +248,7 @@ class SendmailDialogue(SmtpDialogue):
                 link.told = not verdict.final
                 link.answered = verdict.kind is Kind.CONTINUE
             if verdict.kind is Kind.SKIP:
-                yield from self._hang_up(link)
+                yield from self._part(link)
             elif verdict.kind is Kind.ACCEPT:
                 link.done = True
                 link.told = False

@@ -39,7 +39,15 @@ from Milter._message import (
     shown,
     to_wire,
 )
-from Milter._mtacodec import NOT_SENT, Kind, MilterError, ProtocolError, StateError, Verdict
+from Milter._mtacodec import (
+    NOT_SENT,
+    ConnectionLost,
+    Kind,
+    MilterError,
+    ProtocolError,
+    StateError,
+    Verdict,
+)
 from Milter._mtarules import RULES
 from Milter._profiles import ACTIONS, Profile, Timeouts
 
@@ -78,7 +86,7 @@ class Close(NamedTuple):
     filter: int
     writes: tuple[bytes, ...] = ()
     quit: bool = False
-    """QUIT is what is written last, so that the filter may be waited for."""
+    """QUIT is what is written last, or was before, so that the filter may be waited for."""
 
 
 Operation = Union[Connect, Exchange, Close]
@@ -175,6 +183,8 @@ class Link:
         """It has the message in hand: it was told of MAIL, and has not decided since."""
         self.answered = False
         """It has answered MAIL, and lets it pass."""
+        self.parting = False
+        """QUIT was said to it while the session went on, and the connection is still open."""
         self.standing: Optional[Ruling] = None
         """What counts as its answer where it cannot be asked any more; None: it lets pass."""
         self.pending = b""
@@ -598,25 +608,53 @@ class SmtpDialogue(abc.ABC):
             link.pending = b""
             yield Close(link.number, rest)
 
-    def _hang_up(self, link: Link) -> Script[None]:
-        """Says QUIT to a filter and closes the connection."""
-        if link.gone or not link.connected:
-            link.gone = True
+    def _part(self, link: Link) -> Script[None]:
+        """Says QUIT to a filter while the session goes on, which does not wait for it to close."""
+        outgoing = yield from self._farewell(link)
+        if outgoing is None:
             return
-        link.gone = True
-        link.told = False
         try:
-            outgoing = link.protocol.quit()
+            yield Exchange(link.number, (outgoing.data,), outgoing)
+            link.parting = True
         except MilterError as error:
-            self.errors.append(link.protocol.broken or error)
+            if not isinstance(error, ConnectionLost):
+                self._regret(link, error)
             yield Close(link.number)
-            return
-        writes = (link.pending + outgoing.data,) if link.pending else (outgoing.data,)
-        link.pending = b""
+
+    def _hang_up(self, link: Link) -> Script[None]:
+        """Says QUIT to a filter, unless that was done, and closes the connection."""
+        writes: tuple[bytes, ...] = ()
+        if not link.parting:
+            outgoing = yield from self._farewell(link)
+            if outgoing is None:
+                return
+            writes = (outgoing.data,)
+        link.parting = False
         try:
             yield Close(link.number, writes, quit=True)
         except MilterError as error:
-            self.errors.append(error)
+            self._regret(link, error)
+
+    def _farewell(self, link: Link) -> Script[Optional[Outgoing]]:
+        """QUIT, and what was held back before it; None: it cannot be said, and all is closed."""
+        connected = link.connected and not link.gone
+        link.gone = True
+        link.told = False
+        if not connected:
+            return None
+        try:
+            outgoing = link.protocol.quit()
+        except MilterError as error:
+            self._regret(link, link.protocol.broken or error)
+            yield Close(link.number)
+            return None
+        pending, link.pending = link.pending, b""
+        return outgoing._replace(data=pending + outgoing.data)
+
+    def _regret(self, link: Link, error: MilterError) -> None:
+        """Notes what a filter did wrong where that has no consequences any more."""
+        error.filter = link.number
+        self.errors.append(error)
 
     def _contents(
         self, link: Link, message: Message

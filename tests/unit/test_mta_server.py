@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 from mta_support import PATIENCE, C, Simple, options, packet
@@ -242,3 +243,80 @@ def test_a_session_tells_its_steps(tmp_path: Path) -> None:
     assert [("connect", "continue"), ("helo", "not sent"), ("mail", "reject")] == [
         (step.name, step.verdict.kind.value) for step in steps
     ]
+
+
+# -- filters that are left while the session goes on ---------------------------------------------
+
+
+class Stays(Simple):
+    """After QUIT it closes only when it may."""
+
+    def __init__(self, path: Any, replies: dict[str, Any]) -> None:
+        self.may_close = threading.Event()
+        super().__init__(path, replies)
+
+    def _serve(self, file: Any) -> None:
+        super()._serve(file)
+        if self.letters[-1:] == ["Q"]:
+            self.may_close.wait(PATIENCE)
+
+
+def errors(
+    way: str, *filters: mta.Filter, then: Callable[[], object] = lambda: None
+) -> tuple[list[Any], list[Any]]:
+    """The errors that a session of Sendmail's has while it is open, and those at its end."""
+    if way == "blocking":
+        server = mta.MailServer(*filters, profile="sendmail")
+        with server.session() as session:
+            assert (None, None) == (session.greeting, session.mail("<a@b.example>"))
+            meanwhile = list(session.errors)
+            then()
+        return meanwhile, list(session.errors)
+
+    async def play() -> tuple[list[Any], list[Any]]:
+        async with AsyncMailServer(*filters, profile="sendmail").session() as session:
+            assert (None, None) == (session.greeting, await session.mail("<a@b.example>"))
+            meanwhile = list(session.errors)
+            then()
+        return meanwhile, list(session.errors)
+
+    return asyncio.run(play())
+
+
+@pytest.mark.parametrize("way", ["blocking", "asyncio"])
+@pytest.mark.parametrize(("letter", "reply"), [("C", "a"), ("H", "a"), ("M", "s")])
+def test_the_session_waits_for_no_filter_to_close(
+    tmp_path: Path, way: str, letter: str, reply: str
+) -> None:
+    """What Sendmail says QUIT to while the session goes on holds nothing up."""
+    with Stays(tmp_path / "s", {letter: packet(reply)}) as simple:
+        one = mta.Filter(simple.spec, timeouts=mta.Timeouts.all(PATIENCE / 2))
+        assert ([], []) == errors(way, one, then=simple.may_close.set)
+        assert f"{letter}Q" == "".join(simple.letters)[-2:]
+        assert 1 == simple.letters.count("Q")
+
+
+def test_a_filter_that_does_not_close(tmp_path: Path) -> None:
+    """It is waited for where the session ends, and named then."""
+    accept = {"C": packet("a")}
+    with Simple(tmp_path / "s") as first, Stays(tmp_path / "t", accept) as second:
+        two = mta.Filter(second.spec, timeouts=mta.Timeouts.all(1))
+        meanwhile, after = errors("blocking", mta.Filter(first.spec), two)
+        second.may_close.set()
+        assert [] == meanwhile
+        assert [(mta.FilterTimeout, 1)] == [(type(error), error.filter) for error in after]
+        assert "did not close within 1 s of QUIT" in str(after[0])
+
+
+@pytest.mark.parametrize("way", ["blocking", "asyncio"])
+def test_a_filter_that_leaves_by_itself(tmp_path: Path, way: str) -> None:
+    """One that accepts the whole session and closes at once has done nothing wrong."""
+
+    class Leaves(Simple):
+        def _serve(self, file: Any) -> None:
+            for reply in (options(), b"", packet("a")):  # the offer, macros, CONNECT
+                file.read(int.from_bytes(file.read(4), "big"))
+                file.write(reply)
+
+    with Leaves(tmp_path / "s") as simple:
+        assert ([], []) == errors(way, mta.Filter(simple.spec))
