@@ -10,15 +10,18 @@ Source: wire spec 8.1 to 8.5 (rows of what filters must cope with), 8.9, row 199
 from __future__ import annotations
 
 import json
+import math
 import random
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any, Callable, Final, NamedTuple, Optional
+from typing import Any, Callable, Final, NamedTuple, Optional, TypeVar
 
 from Milter._conversation import Outgoing, Protocol
 from Milter._engine import lib
 from Milter._mtacodec import COMMANDS, DEFAULT_ACTIONS, DEFAULT_PROTOCOL, encode
+
+T = TypeVar("T")
 
 OFFER: Final = (6, DEFAULT_ACTIONS, DEFAULT_PROTOCOL)
 """What Postfix and Sendmail offer."""
@@ -187,35 +190,76 @@ class Play:
             value = json.loads(text)
             if "make" in value:
                 seed, number, improved = value["make"]
-                return make_play(int(seed), int(number), bool(improved))
-            seed, number = value.pop("seed"), value.pop("number")
-            moves = []
-            for each in value.pop("moves", ()):
-                macros = each.pop("macros", None)
-                if macros is not None:
-                    macros = tuple((name, text) for name, text in macros)
-                for name in ("texts", "cuts"):
-                    each[name] = tuple(each.get(name, ()))
-                move = Move(macros=macros, **each)
-                if move.step not in _SIMPLE:
-                    raise ValueError(f"no step {move.step!r}")
-                moves.append(move)
+                seed, number = _number(seed, -math.inf), _number(number)
+                return make_play(seed, number, _is(bool, improved))
+            seed, number = _number(value.pop("seed"), -math.inf), _number(value.pop("number"))
+            moves = tuple(_move(**each) for each in value.pop("moves", ()))
             if "attack" in value:
                 name, data, cuts = value["attack"]
                 if name not in ATTACKS:
                     raise ValueError(f"no attack {name!r}")
-                value["attack"] = Attack(name, bytes.fromhex(data), tuple(cuts))
+                value["attack"] = Attack(name, bytes.fromhex(data), _numbers(cuts))
             if "end" in value:
-                value["end"] = End(*value["end"])
-            version, actions, protocol = value.pop("offer", OFFER)
-            cuts = tuple(value.pop("cuts", ()))
-            offer = (version, actions, protocol)
-            return cls(seed, number, offer, cuts, tuple(moves), **value)
+                value["end"] = _end(*value["end"])
+            version, actions, protocol = _numbers(value.pop("offer", OFFER), 2**32 - 1)
+            cuts = _numbers(value.pop("cuts", ()))
+            return cls(seed, number, (version, actions, protocol), cuts, moves, **value)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"this is no play: {error!r}") from None
 
 
 _MOVE: Final = Move("")
+_ENDS: Final = ("quit", "close", "reset", "half", "stay")
+
+
+def _is(kind: type[T], value: Any) -> T:
+    """Returns what was read, if it is of this type; True and False are no numbers."""
+    if type(value) is not kind:
+        raise ValueError(f"{value!r} is no {kind.__name__}")
+    return value
+
+
+def _number(value: Any, least: float = 0, most: float = math.inf) -> int:
+    """Returns a whole number that was read."""
+    number = _is(int, value)
+    if not least <= number <= most:
+        raise ValueError(f"{number} is out of range")
+    return number
+
+
+def _numbers(values: Any, most: float = math.inf) -> tuple[int, ...]:
+    return tuple(_number(value, most=most) for value in values)
+
+
+def _move(
+    step: str,
+    texts: Any = (),
+    macros: Any = None,
+    size: Any = 0,
+    cuts: Any = (),
+    pause: Any = 0.0,
+    joined: Any = False,
+) -> Move:
+    """Returns a move that was read."""
+    if step not in _SIMPLE:
+        raise ValueError(f"no step {step!r}")
+    texts = tuple(_is(str, text) for text in texts)
+    count = len(_SIMPLE[step].texts)
+    if len(texts) < count or (len(texts) > count and step not in ("mail", "rcpt")):
+        raise ValueError(f"{step} with {len(texts)} texts")
+    if macros is not None:
+        macros = tuple((_is(str, name), _is(str, text)) for name, text in macros)
+    size = _number(size, most=65535 if step == "connect" else math.inf)  # there it is the port
+    if type(pause) not in (int, float) or not 0 <= pause < math.inf:
+        raise ValueError(f"{pause!r} is no pause")
+    return Move(step, texts, macros, size, _numbers(cuts), pause, _is(bool, joined))
+
+
+def _end(how: str = QUIT.how, after: Any = None) -> End:
+    """Returns an end that was read."""
+    if how not in _ENDS:
+        raise ValueError(f"no end {how!r}")
+    return End(how, None if after is None else _number(after))
 
 
 def _differing(value: Any, other: Any) -> dict[str, Any]:

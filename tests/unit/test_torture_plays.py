@@ -66,6 +66,35 @@ def test_written_down() -> None:
         '{"offer": [6]}',
         '{"end": [1, 2, 3]}',
         '{"more": 1}',
+        '{"make": [7, 1]}',
+        '{"make": ["7", 1, false]}',
+        '{"make": [7, "1", false]}',
+        '{"make": [7, 1, "no"]}',
+        '{"make": [7, -1, false]}',
+        '{"offer": ["6", 511, 0]}',
+        '{"offer": [6, -1, 0]}',
+        '{"offer": [6, 511, 4294967296]}',
+        '{"offer": [6, 511, 0.5]}',
+        '{"cuts": ["1"]}',
+        '{"cuts": "12"}',
+        '{"cuts": [-1]}',
+        '{"moves": [{"step": "helo"}]}',
+        '{"moves": [{"step": "helo", "texts": [7]}]}',
+        '{"moves": [{"step": "helo", "texts": ["a", "b"]}]}',
+        '{"moves": [{"step": "mail", "texts": []}]}',
+        '{"moves": [{"step": "eom", "macros": [["i", 7]]}]}',
+        '{"moves": [{"step": "eom", "macros": [[7, "i"]]}]}',
+        '{"moves": [{"step": "body", "size": "9"}]}',
+        '{"moves": [{"step": "body", "size": true}]}',
+        '{"moves": [{"step": "connect", "texts": ["h", "192.0.2.1"], "size": 65536}]}',
+        '{"moves": [{"step": "eom", "cuts": ["1"]}]}',
+        '{"moves": [{"step": "eom", "pause": "1"}]}',
+        '{"moves": [{"step": "eom", "pause": -1}]}',
+        '{"moves": [{"step": "eom", "pause": NaN}]}',
+        '{"moves": [{"step": "eom", "joined": "no"}]}',
+        '{"attack": ["noise", "00", ["1"]]}',
+        '{"end": ["leave", null]}',
+        '{"end": ["close", "3"]}',
     ],
 )
 def test_no_play(text: str) -> None:
@@ -73,6 +102,13 @@ def test_no_play(text: str) -> None:
     text = text.replace('{"', '{"seed": 1, "number": 2, "', 1)
     with pytest.raises(ValueError, match=r"."):
         Play.from_json(text)
+
+
+@pytest.mark.parametrize("numbers", ['"seed": "1", "number": 2', '"seed": 1, "number": "2"'])
+def test_numbers_are_no_texts(numbers: str) -> None:
+    """What a play was made of are numbers; what is wrong is named."""
+    with pytest.raises(ValueError, match=r"^'[12]' is no int$"):
+        Play.from_json(f"{{{numbers}}}")
 
 
 def test_simpler_ones_come_to_an_end() -> None:
