@@ -14,6 +14,7 @@ Source: wire spec 8.9, row 199.
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import time
@@ -183,7 +184,8 @@ def torture(
         target: where the filter is, or a function that returns a new connection to it.
         seed: what the plays are made of; the same plays for the same seed.
         rounds: how many plays.
-        seconds: after this time no other play is begun; None: not before *rounds* are over.
+        seconds: after this time no other play is begun, nor a smaller one tried; None: not before
+            *rounds* are over.
         timeouts: how long the filter may take. What it does not do at all costs as much each time.
         strict: as for :class:`Milter.mta.Protocol`.
         improved: also demand what libmilter does not do, but the wire spec does (level I of its
@@ -273,6 +275,7 @@ class _Torture:
         self.shrink = shrink
         self.restart = restart
         self.restarts = 0
+        self.end = math.inf  # when no other play is begun
         # What the filter does wrong with any message, and not because of a play.
         self.known: Optional[tuple[str, str]] = None
 
@@ -285,6 +288,7 @@ class _Torture:
     ) -> Report:
         state = _State()
         begin = time.monotonic()
+        self.end = math.inf if seconds is None else begin + seconds
         self.open().close()
         found = self.once(PLAIN)
         usable = True
@@ -295,7 +299,7 @@ class _Torture:
         number = 0
         gone = False
         while usable and not gone and number < rounds:
-            if seconds is not None and time.monotonic() - begin >= seconds:
+            if time.monotonic() >= self.end:
                 break
             play = make_play(seed, number, self.improved)
             number += 1
@@ -407,12 +411,12 @@ class _Torture:
 
     def smaller(self, group: _Group, state: _State) -> bool:
         """Looks for the smallest play that shows the same. False: the filter is gone."""
-        deadline = time.monotonic() + self.shrink
+        deadline = min(time.monotonic() + self.shrink, self.end)
         again = True
         while again:
             again = False
             for play in simpler(group.play):
-                if time.monotonic() > deadline:
+                if time.monotonic() >= deadline:
                     return True
                 found = self.check(play, _State())
                 if found is None:

@@ -246,6 +246,15 @@ def test_when_it_ends(start: Start) -> None:
     assert [0, 1, 2] == [play.number for play in seen]
 
 
+def test_nothing_smaller_is_looked_for_after_the_end(tmp_path: Path) -> None:
+    """Also a play that would be simpler than the one that showed a fault is none to begin then."""
+    with Simple(tmp_path / "s", {"M": b"\0\0\0\1!"}) as simple:
+        (failure,) = torture(simple.spec, seconds=0, timeouts=PATIENT).failures
+        assert PLAIN == failure.play
+        (failure,) = torture(simple.spec, seconds=None, rounds=0, timeouts=PATIENT).failures
+        assert moves_of("M") == failure.play.moves
+
+
 @pytest.mark.parametrize(
     ("offer", "good"),
     [
