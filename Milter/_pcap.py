@@ -15,15 +15,17 @@ draft-ietf-opsawg-pcaplinktype lists them.
 
 from __future__ import annotations
 
+import heapq
 import socket
 import struct
+from collections import deque
 from collections.abc import Iterator
 from typing import BinaryIO, Callable, Final, NamedTuple, Optional
 
 from Milter._engine import lib
 from Milter._message import shown
 from Milter._mtacodec import HEAD
-from Milter._recording import Head, RecordingError, now
+from Milter._recording import LATEST, Head, RecordingError, now
 from Milter._trace import FILTER, MTA, Record, Tap
 
 # The file's first four bytes: byte order, and parts of a second.
@@ -36,7 +38,8 @@ _MAGICS: Final = {
 _SECTION: Final = b"\x0a\x0d\x0d\x0a"
 _LARGEST: Final = 16 * 1024 * 1024  # bytes of a packet or block; no capture has larger ones
 _HELD: Final = 1024 * 1024  # bytes of a direction that came early, until what is missing is lost
-_UNDECIDED: Final = 64 * 1024  # bytes of a connection until it is known whose it is
+_SEGMENTS: Final = 4096  # and how many segments, which may be without any bytes
+_OVER: Final = 1000  # connections that are over, and of which an acknowledgement may still come
 
 
 def is_capture(start: bytes) -> bool:
@@ -328,14 +331,19 @@ def _ahead(one: int, other: int) -> int:
 
 
 class _Direction:
-    """What one end says: segments to bytes."""
+    """What one end says: segments to bytes.
+
+    Positions are sequence numbers that do not begin anew.
+    """
 
     def __init__(self) -> None:
         self.next: Optional[int] = None
         self.first: Optional[int] = None  # the number of its SYN
         self.late = False  # it was under way when the capture began
         self.over = False
-        self._early: dict[int, tuple[bytes, int]] = {}
+        self._early: dict[int, tuple[bytes, int]] = {}  # by position
+        self._order: list[int] = []  # the same positions, a heap
+        self._size = 0  # bytes in it
         self._end: Optional[int] = None
 
     def add(self, part: Segment) -> Iterator[tuple[str, bytes, int]]:
@@ -346,69 +354,76 @@ class _Direction:
         if part.flags & _SYN:
             self.first = sequence
             sequence += 1
-            if self.next is None:
-                self.next = sequence % 0x100000000
-        elif self.next is None:
+        if self.next is None:
             self.next = sequence
-            self.late = True
+            self.late = not part.flags & _SYN
+        position = self._position(sequence)
         if part.data or part.missing:
-            # Of two with the same beginning the longer one: it was sent again with more behind it.
-            known = self._early.get(sequence % 0x100000000)
-            if known is None or len(known[0]) + known[1] < len(part.data) + part.missing:
-                self._early[sequence % 0x100000000] = (part.data, part.missing)
+            self._hold(position, part.data, part.missing)
         if part.flags & _FIN:
-            self._end = (sequence + len(part.data) + part.missing) % 0x100000000
+            self._end = position + len(part.data) + part.missing
         yield from self._whole()
-        if sum(len(data) for data, _ in self._early.values()) > _HELD:
+        while len(self._order) > _SEGMENTS or self._size > _HELD:
             yield from self._lose()
         if part.flags & _RST and not self.over:
             yield from self.rest()
             self.over = True
             yield "reset", b"", 0
 
+    def _position(self, sequence: int) -> int:
+        assert self.next is not None
+        return self.next + _ahead(sequence, self.next)
+
+    def _hold(self, position: int, data: bytes, missing: int) -> None:
+        """Keeps a segment until what stands before it has come."""
+        known = self._early.get(position)
+        if known is None:
+            heapq.heappush(self._order, position)
+        elif len(known[0]) + known[1] < len(data) + missing:
+            # Of two with the same beginning the longer one: it was sent again with more behind it.
+            self._size -= len(known[0])
+        else:
+            return
+        self._early[position] = (data, missing)
+        self._size += len(data)
+
     def acknowledged(self, sequence: int) -> Iterator[tuple[str, bytes, int]]:
         """The other end has got all before this: what we have not will not come any more."""
-        while (
-            self.next is not None
-            and self._early
-            and not self.over
-            and _ahead(sequence, self.next) > 0
-            and any(_ahead(sequence, early) > 0 for early in self._early)
-        ):
+        if self.next is None:
+            return
+        position = self._position(sequence)
+        while self._order and not self.over and self._order[0] < position:
             yield from self._lose()
 
     def rest(self) -> Iterator[tuple[str, bytes, int]]:
         """Nothing more comes."""
-        while self._early and not self.over:
+        while self._order and not self.over:
             yield from self._lose()
 
     def _whole(self) -> Iterator[tuple[str, bytes, int]]:
         """What is there without a hole before it."""
         assert self.next is not None
-        while True:
-            usable = [early for early in self._early if _ahead(early, self.next) <= 0]
-            if not usable:
-                break
-            for early in sorted(usable, key=lambda each: _ahead(each, usable[0])):
-                data, missing = self._early.pop(early)
-                known = _ahead(self.next, early)
-                fresh = data[known:]
-                if fresh:
-                    self.next = (self.next + len(fresh)) % 0x100000000
-                    yield "data", fresh, 0
-                lost = len(data) + missing - _ahead(self.next, early)
-                if missing and lost > 0:
-                    self.next = (self.next + lost) % 0x100000000
-                    yield "gap", b"", lost
-        if self._end is not None and _ahead(self._end, self.next) <= 0 and not self.over:
+        while self._order and self._order[0] <= self.next:
+            position = heapq.heappop(self._order)
+            data, missing = self._early.pop(position)
+            self._size -= len(data)
+            fresh = data[self.next - position :]
+            if fresh:
+                self.next += len(fresh)
+                yield "data", fresh, 0
+            lost = position + len(data) + missing - self.next
+            if missing and lost > 0:
+                self.next += lost
+                yield "gap", b"", lost
+        if self._end is not None and self._end <= self.next and not self.over:
             self.over = True
             yield "end", b"", 0
 
     def _lose(self) -> Iterator[tuple[str, bytes, int]]:
         """Gives up what is missing before the first that came early."""
         assert self.next is not None
-        first = min(self._early, key=lambda early: _ahead(early, self.next or 0))
-        yield "gap", b"", _ahead(first, self.next)
+        first = self._order[0]
+        yield "gap", b"", first - self.next
         self.next = first
         yield from self._whole()
 
@@ -422,8 +437,10 @@ class _Pair:
         self.mta: Optional[End] = None
         self.tap: Optional[Tap] = None
         self.waiting: list[tuple[float, End, str, bytes, int]] = []
-        self.size = 0
+        self.begun = {one: b"", other: b""}  # the first bytes of either
+        self.torn = False  # of these some are missing
         self.ignored = False
+        self.over = False
         self.opened: Optional[End] = None  # who sent the first SYN
 
 
@@ -460,6 +477,7 @@ class Capture:
         self._count = 0
         self._others = 0
         self._unknown: dict[int, int] = {}
+        self._over: deque[_Pair] = deque()
 
     def __iter__(self) -> Iterator[Record]:
         """Yields the records.
@@ -471,7 +489,7 @@ class Capture:
         if self._first is not None:
             yield from self._frame(self._first)
         for frame in self._frames:
-            last = max(last, frame.time - self._start)
+            last = min(max(last, frame.time - self._start), LATEST)
             yield from self._frame(frame)
         for pair in list(self._pairs.values()):
             yield from self._close(pair, last)
@@ -496,7 +514,7 @@ class Capture:
             return
         if self._port is not None and self._port not in (part.source[1], part.target[1]):
             return
-        when = max(0.0, frame.time - self._start)
+        when = min(max(0.0, frame.time - self._start), LATEST)
         one, other = sorted((part.source, part.target))
         pair = self._pairs.get((one, other))
         if pair is not None and self._anew(pair, part):
@@ -517,6 +535,19 @@ class Capture:
         if all(each.over for each in pair.directions.values()):
             # The last acknowledgement is still to come; it makes no new connection.
             yield from self._decide(pair, when, True)
+            self._forget(pair)
+
+    def _forget(self, pair: _Pair) -> None:
+        """It is over; some time later nothing needs to be known of it any more."""
+        if pair.over:
+            return
+        pair.over = True
+        self._over.append(pair)
+        if len(self._over) > _OVER:
+            oldest = self._over.popleft()
+            ends = sorted(oldest.ends)
+            if self._pairs.get((ends[0], ends[1])) is oldest:
+                del self._pairs[ends[0], ends[1]]
 
     @staticmethod
     def _anew(pair: _Pair, part: Segment) -> bool:
@@ -533,7 +564,8 @@ class Capture:
             return
         if pair.tap is None:
             pair.waiting.append((when, sender, what, data, count))
-            pair.size += len(data)
+            pair.begun[sender] += data[:HEAD]
+            pair.torn = pair.torn or what == "gap"
             yield from self._decide(pair, when, False)
             return
         yield from self._tell(pair, when, sender, what, data, count)
@@ -558,14 +590,11 @@ class Capture:
             return
         mta = self._mta(pair)
         if mta is None:
-            if last or pair.size > _UNDECIDED:
+            unlike = pair.torn or any(self._started(pair, end) is False for end in pair.ends)
+            if last or unlike:
                 pair.ignored = True
                 pair.waiting.clear()
-                self._others += pair.size > 0
-            elif any(self._started(pair, end) is False for end in pair.ends):
-                pair.ignored = True
-                pair.waiting.clear()
-                self._others += 1
+                self._others += unlike or any(pair.begun.values())
             return
         pair.mta = mta
         filter = pair.ends[1] if mta == pair.ends[0] else pair.ends[0]
@@ -596,7 +625,7 @@ class Capture:
     @staticmethod
     def _started(pair: _Pair, end: End) -> Optional[bool]:
         """Whether an end has begun with an offer; None: it has not said enough to tell."""
-        said = b"".join(event[3] for event in pair.waiting if event[1] == end)[:HEAD]
+        said = pair.begun[end][:HEAD]
         if not said:
             return None
         # A packet of version 2 and up has 12 bytes of data, and hardly more.

@@ -20,6 +20,8 @@ from Milter._trace import FILTER, KINDS, MTA, Record
 FORMAT: Final = "milter-recording"
 VERSION: Final = 1
 
+LATEST: Final = 1e12  # seconds; no time can be later in a recording
+
 # Longer than any line can be: a packet of the largest size, each byte written out.
 _LINE: Final = 64 * 1024 * 1024
 
@@ -120,7 +122,7 @@ def parse_line(line: bytes) -> Record:
     number, when, kind = value.get("connection"), value.get("time"), value.get("what")
     if type(number) is not int or number < 1:
         raise ValueError('"connection" is no number from 1 on')
-    if not isinstance(when, (int, float)) or isinstance(when, bool) or not 0 <= when < 1e12:
+    if not isinstance(when, (int, float)) or isinstance(when, bool) or not 0 <= when <= LATEST:
         raise ValueError('"time" is no number of seconds')
     if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f'"what" is {shown(str(kind))[:20]!r}, none of {", ".join(KINDS)}')

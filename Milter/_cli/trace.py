@@ -478,7 +478,7 @@ def _file(given: argparse.Namespace) -> int:
         if given.record is not None:
             recorder = stack.enter_context(_recorder(given, source.head))
         if not given.json:
-            say(f"recorded {source.head.began}", "bold")
+            say(f"recorded {shown(source.head.began)[:60]}", "bold")
         # What is read may be a pipe from tcpdump, which goes on until somebody has seen enough.
         with contextlib.suppress(KeyboardInterrupt):
             for record in source:

@@ -191,6 +191,16 @@ def test_recorded_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert path.read_bytes() == same.read_bytes()
 
 
+def test_terminals_are_not_attacked_by_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a recording says of itself is shown without what a terminal would obey."""
+    path = tmp_path / "s.rec"
+    with Writer(path, Head("\x1b]0;pwned\x07\u202e")):
+        pass
+    assert [r"recorded \x1b]0;pwned\x07\u202e"] == run(capsys, "trace", path)[0][:1]
+
+
 def test_cut_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A last line that was cut is a warning; garbage before is an error after what was read."""
     path = recording(tmp_path / "s.rec")

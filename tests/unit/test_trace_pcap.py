@@ -20,6 +20,7 @@ from mta_support import OFFER, PATIENCE, C, options, packet
 
 from Milter import mta
 from Milter._pcap import Capture
+from Milter._recording import Head, Reader, Writer
 from Milter._trace import FILTER, MTA, Record
 
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
@@ -430,6 +431,61 @@ def test_other_connections() -> None:
     (warning,) = capture.warnings
     assert warning.startswith("c.pcap: 1 other TCP connection")
     assert "--port" in warning
+
+
+def test_only_heads_were_captured() -> None:
+    """A capture without data says of nothing what it is: left out and counted, not waited for."""
+    talk = Talk().open()
+    for data in (OFFER, HELO):
+        talk.say(MTA, data, cut=len(data)).say(FILTER, data, cut=len(data))
+    data = pcap(talk.sent, 101, wrap=lambda frame: frame)
+    records, capture = read(data)
+    assert [] == records
+    (warning,) = capture.warnings
+    assert warning.startswith("c.pcap: 1 other TCP connection")
+    (pair,) = capture._pairs.values()
+    assert [] == pair.waiting
+    assert 4 == [each[0] for each in said(read(data, FILTER_PORT)[0])].count("gap")
+
+
+def test_what_never_comes_is_not_waited_for() -> None:
+    """Behind a hole no more is held than there is room for, even where nothing has data."""
+    talk = Talk().open().say(MTA, OFFER)
+    start = talk.next[MTA]
+    for number in range(1, 5000):  # each second one is missing, and nobody acknowledges
+        talk.segment(MTA, start + 20 * number, b"x" * 10, cut=10)
+    records, _ = read(pcap(talk.sent, 101, wrap=lambda frame: frame))
+    (end,) = [each.time for each in records if each.kind == "cut"]
+    assert any(each.kind == "gap" and each.time < end for each in records)
+
+
+def test_connections_that_are_over_are_forgotten() -> None:
+    """A capture that goes on for weeks does not fill the memory."""
+    sent: list[Sent] = []
+    for number in range(1, 1501):
+        talk = Talk((number * 100000, number * 100000))  # the port is used again
+        talk.say(MTA, b"x", FIN).say(FILTER, b"", FIN)
+        port = struct.pack(">H", 1024 + number)
+        sent += [
+            (frame.replace(struct.pack(">H", MTA_PORT), port), cut) for frame, cut in talk.sent
+        ]
+    _, capture = read(pcap(sent, 101, wrap=lambda frame: frame))
+    assert len(capture._pairs) <= 1000
+    assert "1500 other TCP connections" in capture.warnings[0]
+
+
+def test_absurd_times(tmp_path: Path) -> None:
+    """Times that no recording can have become the latest that it can have."""
+    data = bytearray(pcapng(ordinary().sent[:-1]))
+    (size,) = struct.unpack("<I", data[-4:])
+    high = len(data) - size + 12  # half of the last packet's time
+    data[high : high + 4] = b"\xff\xff\xff\xff"
+    records, _ = read(bytes(data))
+    assert 1e12 == max(each.time for each in records)
+    with Writer(tmp_path / "s.rec", Head("x")) as writer:
+        writer.write(*records)
+    with open(tmp_path / "s.rec", "rb") as file:
+        assert records == list(Reader(file, "s.rec"))
 
 
 def test_offer_in_pieces() -> None:
