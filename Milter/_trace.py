@@ -213,11 +213,16 @@ def without_content(record: Record) -> Record:
     """Returns a record without what people wrote to each other, of the same length.
 
     The values of headers, bodies, and bytes that nobody can read are written over, whoever sent
-    them; line ends stay. Addresses, names of headers, macros and replies stay as they are.
+    them; line ends stay. So are unknown commands: they may be the lines of a message, of a client
+    that has not waited to be told that nobody wants it. Addresses, names of headers, macros,
+    replies and the reasons of quarantines stay as they are.
     """
     if record.kind == "broken":
+        # The beginning of a packet is told; but any bytes may stand behind what was lost.
         head = record.data[:HEAD]
-        return record._replace(data=head + blanked(record.data[HEAD:]))
+        if len(head) < HEAD or head[0] != 0 or _row(record.sender, head[-1]) is None:
+            head = b""
+        return record._replace(data=head + blanked(record.data[len(head) :]))
     if record.kind != "packet":
         return record
     letter, data = record.data[:1], record.data[1:]
@@ -226,8 +231,9 @@ def without_content(record: Record) -> Record:
     if row is None or fields is None:
         return record._replace(data=letter + blanked(data))
     which = (record.sender, row[0])
-    if which in _BODIES:
-        return record._replace(data=letter + blanked(data))
+    if which in _BODIES or which == (MTA, "UNKNOWN") or row[1] == b".":
+        kept = b"\0" if row[0] == "UNKNOWN" else b""
+        return record._replace(data=letter + blanked(data, kept))
     if which in _HEADERS:
         numbers, texts = fields
         name, value = texts[0] or b"", texts[1] or b""

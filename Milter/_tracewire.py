@@ -25,8 +25,9 @@ from Milter._mtasocket import addresses_of, parse_spec, reason
 from Milter._trace import FILTER, MTA, Record, Tap
 
 _READ: Final = 65536  # bytes asked of the operating system at once
-_RETRY: Final = 0.05  # seconds until a filter whose backlog is full is tried again
+_RETRY: Final = 0.05  # seconds until it is tried again, where something was short
 _REST: Final = 1.0  # seconds without accepting, when descriptors are short
+_SHORT: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _WRONG: Final = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
 
@@ -299,6 +300,10 @@ class Proxy:
                 sock = socket.socket(family, socket.SOCK_STREAM)
             except OSError as error:
                 link.reasons.append(reason(error))
+                if error.errno in _SHORT:
+                    # As for who is not accepted yet: until another has gone.
+                    link.retry = time.monotonic() + _RETRY
+                    return
                 del link.addresses[0]
                 continue
             sock.setblocking(False)

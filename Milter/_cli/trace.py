@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Callable, Final, Optional, Union
 
 from Milter._cli.arguments import add_capture_port, add_colour, mode, seconds, whole
@@ -64,6 +65,7 @@ exit status:
 _QUEUE: Final = 10000  # lines that may wait for a slow terminal,
 _BYTES: Final = 64 * 1024 * 1024  # and bytes in them
 _PATIENCE: Final = 5.0  # seconds that a terminal has to take the last of them
+_QUIET: Final = 5.0  # seconds until it is said again that it is too slow
 _STYLES: Final = {
     "accept": "green",
     "reject": "red",
@@ -309,12 +311,14 @@ class _Screen:
 
     def __init__(self, printer: _Printer, title: str, stop: Callable[[], None]) -> None:
         self.error: Optional[BaseException] = None
+        self.failed = False  # standard output takes no more
         self._printer = printer
         self._title = title
         self._stop = stop
         self._queue: queue.Queue[Union[Record, str, None]] = queue.Queue(_QUEUE)
         self._left_out = 0
         self._told = 0
+        self._quiet_until = 0.0
         self._gaps: set[int] = set()  # connections of which something was left out
         # Each of the two is counted in one thread only.
         self._put = 0
@@ -358,25 +362,45 @@ class _Screen:
     def _run(self) -> None:
         try:
             if self._title:
-                say(self._title, "bold")
+                self._try(partial(say, self._title, "bold"))
             while True:
                 what = self._queue.get()
                 if what is None:
-                    self._printer.summary()
+                    self._tell_left_out()
+                    self._try(self._printer.summary)
                     return
                 if isinstance(what, str):
                     complain(COMMAND.name, what)
                 else:
-                    self._printer.see(what)
+                    self._try(partial(self._printer.see, what))
                 self._taken += _size(what)
-                left_out = self._left_out
-                if left_out > self._told:
-                    lines = count(left_out - self._told, "line")
-                    complain(COMMAND.name, f"the terminal is too slow: {lines} left out")
-                    self._told = left_out
+                if time.monotonic() >= self._quiet_until:
+                    self._tell_left_out()
         except BaseException as error:  # above all: whoever reads our output has seen enough
             self.error = error
             self._stop()
+
+    def _tell_left_out(self) -> None:
+        """Says how much was left out since it was said last."""
+        left_out = self._left_out
+        if left_out > self._told:
+            lines = count(left_out - self._told, "line")
+            complain(COMMAND.name, f"the terminal is too slow: {lines} left out")
+            self._told = left_out
+            self._quiet_until = time.monotonic() + _QUIET
+
+    def _try(self, prints: Callable[[], None]) -> None:
+        """Prints, unless that has failed before: what is printed may go to a disk that is full."""
+        if self.failed:
+            return
+        try:
+            prints()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # Mail goes on.
+            self.failed = True
+            complain(COMMAND.name, f"standard output: {error.strerror}; no more is printed")
 
 
 def _size(what: Union[Record, str]) -> int:
@@ -457,7 +481,7 @@ def _live(given: argparse.Namespace) -> int:
         os._exit(FAILED)
     if screen.error is not None:
         raise screen.error
-    return status
+    return FAILED if screen.failed else status
 
 
 def _file(given: argparse.Namespace) -> int:
@@ -485,7 +509,10 @@ def _file(given: argparse.Namespace) -> int:
                 if not given.content:
                     record = without_content(record)
                 if recorder is not None:
-                    recorder.write(record)
+                    try:
+                        recorder.write(record)
+                    except OSError as error:
+                        raise Failure(f"{given.record}: {error.strerror}") from None
                 printer.see(record)
     printer.summary()
     for warning in source.warnings:

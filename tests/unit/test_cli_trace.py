@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -349,6 +351,44 @@ def test_reader_that_has_seen_enough(tmp_path: Path) -> None:
     assert not (tmp_path / "t").exists()
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_no_room_for_what_is_printed(tmp_path: Path) -> None:
+    """Where what it prints goes to a disk that is full, that is said once, and mail goes on."""
+    path = tmp_path / "s.rec"
+    with (
+        open("/dev/full", "wb") as full,
+        Simple(tmp_path / "f"),
+        tracing(tmp_path, "--record", path, stdout=full) as child,
+    ):
+        assert "accepted" in played(tmp_path)
+        assert "accepted" in played(tmp_path)
+        child.terminate()
+        assert child.stderr is not None
+        assert 2 == child.wait(PATIENCE)
+        (line,) = child.stderr.read().splitlines()
+    assert line.endswith("standard output: No space left on device; no more is printed")
+    assert 2 <= len(mta.Recording.read(path).connections)
+
+
+def test_no_room_for_the_recording(tmp_path: Path) -> None:
+    """A recording that can get no larger, live: said once, what is there is whole, mail goes on."""
+    path = tmp_path / "s.rec"
+    most = 2048
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (most, most))
+    with Simple(tmp_path / "f"), tracing(tmp_path, "--record", path, preexec_fn=limit) as child:
+        for _ in range(4):
+            assert "accepted" in played(tmp_path)
+        out, err, status = ended(child)
+    assert 2 == status
+    (line,) = err.splitlines()
+    assert line.endswith("s.rec: File too large; no more is recorded")
+    assert out.count("mta    eom") == 4
+    assert 0 < path.stat().st_size <= most
+    recording = mta.Recording.read(path)
+    assert [] == recording.warnings
+    assert recording.connections
+
+
 @pytest.mark.slow
 def test_stopped_terminal(tmp_path: Path) -> None:
     """A terminal that takes nothing stops no mail, and keeps nothing out of the recording."""
@@ -405,6 +445,29 @@ def test_slow_terminal(
     assert re.search(r"the terminal is too slow: \d+ lines left out\n", err)
     after = out[out.index("missing") :]
     assert "not legal:" not in after
+
+
+def test_slow_terminals_are_not_complained_of_all_the_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However often it falls behind: said once, and at the end the rest."""
+    monkeypatch.setattr(trace, "_BYTES", 10)
+    monkeypatch.setattr(trace, "_QUIET", 1e9)
+    given = _cli.parser().parse_args(["trace", "f", "--only", "summary"])
+    screen = trace._Screen(trace._Printer(given), "", lambda: None)
+    for _ in range(3):
+        go_on = threading.Event()
+        monkeypatch.setattr(screen._printer, "see", lambda _, go_on=go_on: go_on.wait(PATIENCE))
+        for _ in range(4):  # only the first has room, or the word that something is missing
+            screen.put(Record(1, 0.0, "packet", MTA, b"H" + b"x" * 20))
+        go_on.set()
+        deadline = time.monotonic() + PATIENCE
+        while screen._put != screen._taken and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert screen.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert 2 == len(lines)
+    assert 3 + 4 + 4 == sum(int(re.findall(r"(\d+) lines? left out", line)[0]) for line in lines)
 
 
 def test_where_it_cannot_record(tmp_path: Path) -> None:

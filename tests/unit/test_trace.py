@@ -184,6 +184,24 @@ def test_without_content() -> None:
     assert Record(1, 0.0, "end", MTA) == without_content(Record(1, 0.0, "end", MTA))
 
 
+def test_content_out_of_place() -> None:
+    """What people write is written over where it does not belong, too."""
+
+    def left(kind: str, data: bytes, sender: str = MTA) -> bytes:
+        return without_content(Record(1, 0.0, kind, sender, data)).data
+
+    # Behind bytes that were no packet, or that are missing, packets begin anywhere.
+    for sender in (MTA, FILTER):
+        assert b"xxxxxx\r\nxxx" == left("broken", b"secret\r\nour", sender)
+        assert b"xxx" == left("broken", b"our", sender)
+        assert b"xxxxxxx" == left("broken", b"\0s\0e\0c\0", sender)
+    # A client that goes on with its message although it was told not to.
+    assert b"Uxxxxxx\0" == left("packet", b"Usecret\0")
+    # What stands behind a packet that has nothing to say.
+    for letter in (b"T", b"N", b"A", b"Q", b"K"):
+        assert letter + b"xxxxxx" == left("packet", letter + b"secret")
+
+
 # -- bytes to records ----------------------------------------------------------------------------
 
 

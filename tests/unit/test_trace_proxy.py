@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -15,7 +16,7 @@ from typing import Any, Callable
 import pytest
 from mta_support import OFFER, PATIENCE, C, packet
 
-from Milter import mta
+from Milter import _tracewire, mta
 from Milter._trace import FILTER, MTA, Record
 from Milter._tracewire import ListenError, Proxy
 
@@ -361,6 +362,30 @@ def test_full_backlog(tmp_path: Path) -> None:
                 assert OFFER == receive(theirs, len(OFFER))
         for ours in ends:
             ours.close()
+
+
+def test_no_descriptor_for_the_filter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the last descriptor was the mail server's, the filter's is waited for."""
+    tries: list[int] = []
+
+    class Short:
+        """The module, with no descriptor to be had three times."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(socket, name)
+
+        def socket(self, *arguments: Any) -> socket.socket:
+            tries.append(1)
+            if len(tries) <= 3:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return socket.socket(*arguments)
+
+    with running("unix", tmp_path) as run:
+        monkeypatch.setattr(_tracewire, "socket", Short())
+        with run.dial() as ours, run.answer() as theirs:
+            ours.sendall(OFFER)
+            assert OFFER == receive(theirs, len(OFFER))
+    assert 4 == len(tries)
 
 
 def test_never_accepted(tmp_path: Path) -> None:
