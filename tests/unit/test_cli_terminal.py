@@ -45,13 +45,17 @@ def on_terminal(
         Its exit status, and all that the terminal got.
     """
     terminal = {name: value for name, value in environment.items() if name != "NO_COLOR"}
-    pid, master = pty.fork()
-    if pid == 0:
-        try:
-            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-            os.execvpe(command[0], command, {**terminal, "TERM": "xterm"})
-        finally:
-            os._exit(127)
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    # setsid(1), since a fork in a process with threads, as pty.fork() is, is frowned upon.
+    child = subprocess.Popen(
+        ["setsid", "--ctty", *command],
+        env={**terminal, "TERM": "xterm"},
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+    )
+    os.close(slave)
     deadline = time.monotonic() + PATIENCE
     seen = b""
     try:
@@ -71,13 +75,12 @@ def on_terminal(
                 os.write(master, key)
                 key = b""
     except BaseException:
-        os.kill(pid, 9)
+        child.kill()
         raise
     finally:
         os.close(master)
-        _, status = os.waitpid(pid, 0)
-    ended = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
-    return ended, seen.decode()
+        child.wait()
+    return child.returncode, seen.decode()
 
 
 def endless(path: Path) -> list[str]:
