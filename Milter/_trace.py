@@ -557,6 +557,7 @@ class Referee(Protocol):
     def said(self, packet: bytes) -> Optional[ProtocolError]:
         """Takes a packet of the filter's; returns the rule that it breaks, None for none."""
         self._error = None
+        self._changed = 0  # no limit: nothing is kept of a change
         rank = self._rank
         wrong: Optional[ProtocolError] = None
         try:

@@ -333,6 +333,15 @@ def test_what_is_wrong_stands_alone() -> None:
     assert [4, 6] == [each.packet for each in found if each.problem]
 
 
+@pytest.mark.parametrize(
+    "change", [packet("b", b"x" * 65535), packet("h", b"X\0y\0")], ids=["body", "headers"]
+)
+def test_changes_without_end(change: bytes) -> None:
+    """A new body of any size, and any number of headers, is legal: nothing is kept of it here."""
+    end = [(MTA, packet("E")), *[(FILTER, change)] * 1500, (FILTER, C)]
+    assert [] == [each.packet for each in seen(*begun(), *CONTENT, *end) if each.problem]
+
+
 @pytest.mark.parametrize("macros", [True, False])
 def test_steps_that_are_not_sent(macros: bool) -> None:
     """Where MAIL and RCPT are not sent, nobody misses them."""
