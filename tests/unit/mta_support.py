@@ -14,7 +14,7 @@ from typing import Any, Optional
 
 from Milter import mta
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds after which something that does not happen has failed."""
 
 
