@@ -609,6 +609,10 @@ class Shown(NamedTuple):
     """The step that this packet answers to the end."""
     took: float
     """Seconds from that step to its answer."""
+    unanswered: Optional[str] = None
+    """The step whose answer was due when this happened, and will hardly come any more."""
+    waited: float = 0.0
+    """Seconds since that step."""
 
 
 @dataclass
@@ -629,6 +633,8 @@ class Figures:
     packets: int = 0
     messages: int = 0
     problems: int = 0
+    unanswered: int = 0
+    """Connections that ended when an answer was due."""
     steps: dict[str, list[float]] = field(default_factory=dict)
     """By step: how many answers, how many seconds they took, the longest."""
     longest: dict[str, Slowest] = field(default_factory=dict)
@@ -653,6 +659,7 @@ class Figures:
         self.packets += other.packets
         self.messages += other.messages
         self.problems += other.problems
+        self.unanswered += other.unanswered
         for step, (answers, seconds) in other.steps.items():
             sums = self.steps.setdefault(step, [0, 0.0])
             sums[0] += answers
@@ -711,7 +718,18 @@ class Watch:
         if problem is not None:
             self.figures.problems += 1
         elapsed = record.time - self._start
-        return Shown(record, number, elapsed, since, said, problem, answers, took)
+        shown = Shown(record, number, elapsed, since, said, problem, answers, took)
+        if record.kind in ("end", "reset", "cut"):
+            return self._not_answered(shown)
+        return shown
+
+    def _not_answered(self, shown: Shown) -> Shown:
+        """Says so where one side goes before it was answered, or without an answer. Once."""
+        if self.figures.unanswered or self._referee is None or not self._asked:
+            return shown
+        self.figures.unanswered = 1
+        step, when = self._asked[0]
+        return shown._replace(unanswered=step, waited=shown.record.time - when)
 
     def _sent(self, record: Record, said: Optional[Said]) -> Optional[str]:
         letter = record.data[0]

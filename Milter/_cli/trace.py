@@ -173,7 +173,7 @@ class _Printer:
         if self.given.only == "summary":
             return False
         bad = seen.problem is not None or seen.record.kind in ("broken", "failed", "reset")
-        return bad or self._slow(seen)
+        return bad or seen.unanswered is not None or self._slow(seen)
 
     def _slow(self, seen: Shown) -> bool:
         return seen.answers is not None and seen.took >= self.given.slow
@@ -189,6 +189,9 @@ class _Printer:
         indent = " " * len(head)
         if self._slow(seen):
             say(f"{indent}{'':7}slow: {seen.answers} took {seen.took:.1f} s", "bold yellow")
+        if seen.unanswered is not None:
+            words = f"not answered: {seen.unanswered}, after {seen.waited:.1f} s"
+            say(f"{indent}{'':7}{words}", "bold red")
         if seen.problem is not None:
             say(f"{indent}{'':7}not legal: {shown(seen.problem)}", "bold red")
 
@@ -201,6 +204,8 @@ class _Printer:
         words = [count(watch.figures.packets, "packet"), count(watch.figures.messages, "message")]
         if watch.figures.problems:
             words.append(f"{watch.figures.problems} not legal")
+        if watch.figures.unanswered:
+            words.append("not answered")
         slow = watch.figures.slowest
         if slow is not None:
             words.append(f"slowest {slow.step} {slow.took:.4f} s (packet {slow.packet})")
@@ -221,6 +226,8 @@ class _Printer:
             count(figures.packets, "packet"),
             f"{figures.problems} not legal",
         ]
+        if figures.unanswered:
+            words.append(f"{figures.unanswered} not answered")
         say(", ".join(words), "bold")
         if not figures.steps:
             return
@@ -278,6 +285,8 @@ def _value(seen: Shown) -> dict[str, Any]:
         value["text"] = record.text
     if seen.answers is not None:
         value.update(answers=seen.answers, took=round(seen.took, 6))
+    if seen.unanswered is not None:
+        value.update(unanswered=seen.unanswered, waited=round(seen.waited, 6))
     if seen.problem is not None:
         value["problem"] = seen.problem
     return value
@@ -290,6 +299,7 @@ def _summary(figures: Figures) -> dict[str, Any]:
         "messages": figures.messages,
         "packets": figures.packets,
         "problems": figures.problems,
+        "unanswered": figures.unanswered,
         "steps": {
             step: {
                 "answers": int(answers),

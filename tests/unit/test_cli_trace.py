@@ -127,11 +127,12 @@ def test_everything_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         "#2            0.0000   +0.0000  filter 5 bytes that are no packet",
         "                                       not legal: no packet: 00 00 00 00 51",
         "#2            0.0000   +0.0000  filter reset the connection",
+        "                                       not answered: optneg, after 0.0 s",
         "#2            0.0000   +0.0000         closed",
-        "#2   over: 2 packets, 0 messages, 2 not legal",
+        "#2   over: 2 packets, 0 messages, 2 not legal, not answered",
         "#3            0.0000   +0.0000  mta    missing: 9 bytes",
         "",
-        "3 connections, 0 messages, 2 packets, 2 not legal",
+        "3 connections, 0 messages, 2 packets, 2 not legal, 1 not answered",
     ] == lines[6:]
 
 
@@ -149,6 +150,25 @@ def test_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert ["", "1 connection, 1 message, 7 packets, 0 not legal"] == lines[1:3]
     lines, _ = run(capsys, "trace", path, "--no-content")
     assert "add header X-Spam: (6 bytes)" in lines[6]
+
+
+def test_a_filter_that_dies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that closes instead of answering is among the problems, and is counted."""
+    path = tmp_path / "s.rec"
+    with Writer(path, HEAD) as writer:
+        for when, sender, data in (*DIALOGUE[:2], (1.0, MTA, packet("E"))):
+            writer.write(Record(1, when, "packet", sender, data[4:]))
+        writer.write(Record(1, 3.5, "end", FILTER), Record(1, 3.5, "end", MTA))
+    lines, _ = run(capsys, "trace", path, "--only", "problems")
+    assert ["#1            3.5000   +2.5000  filter closed", "not answered: eom, after 2.5 s"] == [
+        line if line.startswith("#") else line.strip() for line in lines[1:3]
+    ]
+    assert "1 connection, 1 message, 3 packets, 0 not legal, 1 not answered" == lines[4]
+    lines, _ = run(capsys, "trace", path)
+    assert "#1   over: 3 packets, 1 message, not answered" in lines
+    values = [json.loads(line) for line in run(capsys, "trace", path, "--json")[0]]
+    assert ("eom", 2.5) == (values[3]["unanswered"], values[3]["waited"])
+    assert 1 == values[-1]["unanswered"]
 
 
 def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,6 +194,7 @@ def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "messages": 1,
         "packets": 7,
         "problems": 0,
+        "unanswered": 0,
         "steps": {
             "optneg": {"answers": 1, "mean": 0.25, "longest": 0.25, "connection": 1, "packet": 2},
             "eom": {"answers": 1, "mean": 2.5, "longest": 2.5, "connection": 1, "packet": 6},

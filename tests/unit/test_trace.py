@@ -370,6 +370,40 @@ def test_answers_that_are_not_sent() -> None:
     assert ["optneg", "mail", "rcpt", "eom"] == [each.answers for each in found if each.answers]
 
 
+@pytest.mark.parametrize(
+    ("kind", "sender"),
+    [("end", FILTER), ("end", MTA), ("reset", FILTER), ("reset", MTA), ("cut", "")],
+)
+def test_what_was_not_answered(kind: str, sender: str) -> None:
+    """A filter that goes instead of answering, or an MTA that waits no more: said once."""
+    watch = Watch()
+    for who, data in [*begun(), (MTA, MAIL), (FILTER, C), (MTA, RCPT), (FILTER, packet("p"))]:
+        watch.see(Record(1, 5.0, "packet", who, data[4:]))
+    found = watch.see(Record(1, 305.0, kind, sender))
+    assert ("rcpt", 300.0) == (found.unanswered, found.waited)
+    again = watch.see(Record(1, 306.0, "end", MTA if sender == FILTER else FILTER))
+    assert again.unanswered is None
+    assert 1 == watch.figures.unanswered
+
+
+@pytest.mark.parametrize("last", [C, packet("a"), packet("r"), packet("y", b"550 no\0")])
+def test_what_was_answered(last: bytes) -> None:
+    """Who has answered may go, and so may an MTA that owes nobody an answer."""
+    watch = Watch()
+    for who, data in [
+        *begun(),
+        (MTA, MAIL),
+        (FILTER, last),
+        (MTA, packet("A")),
+        (MTA, packet("Q")),
+    ]:
+        found = watch.see(Record(1, 5.0, "packet", who, data[4:]))
+    for sender in (MTA, FILTER):
+        found = watch.see(Record(1, 9.0, "end", sender))
+        assert found.unanswered is None
+    assert 0 == watch.figures.unanswered
+
+
 def test_times() -> None:
     """Since the connection began, since the record before, and how long an answer took."""
     moments = [10.0, 10.5, 11.0, 13.0, 13.5, 14.0, 20.0, 20.0]
