@@ -22,6 +22,8 @@ VERSION: Final = 1
 
 LATEST: Final = 1e12  # seconds; no time can be later in a recording
 
+_MOST: Final = 2**63 - 1  # connections
+
 # Longer than any line can be: a packet of the largest size, each byte written out.
 _LINE: Final = 64 * 1024 * 1024
 
@@ -120,7 +122,7 @@ def parse_line(line: bytes) -> Record:
     """
     value = _object(line)
     number, when, kind = value.get("connection"), value.get("time"), value.get("what")
-    if type(number) is not int or number < 1:
+    if type(number) is not int or not 1 <= number <= _MOST:
         raise ValueError('"connection" is no number from 1 on')
     if not isinstance(when, (int, float)) or isinstance(when, bool) or not 0 <= when <= LATEST:
         raise ValueError('"time" is no number of seconds')

@@ -19,6 +19,7 @@ from Milter._cli.command import Command
 from Milter._cli.output import ACCEPTED, FAILED, Failure, complain, say, use_colours
 from Milter._inwords import count
 from Milter._message import from_wire, shown
+from Milter._mtacodec import MilterError
 from Milter._mtasocket import parse_spec
 from Milter._trace import Figures, Record, Shown, Style, Watch, without_content
 
@@ -65,6 +66,7 @@ exit status:
 _QUEUE: Final = 10000  # lines that may wait for a slow terminal,
 _BYTES: Final = 64 * 1024 * 1024  # and bytes in them
 _PATIENCE: Final = 5.0  # seconds that a terminal has to take the last of them
+_WATCHED: Final = 10000  # connections of which is known what was said
 _QUIET: Final = 5.0  # seconds until it is said again that it is too slow
 _STYLES: Final = {
     "accept": "green",
@@ -154,9 +156,12 @@ class _Printer:
 
     def see(self, record: Record) -> None:
         """Prints a record, if it is one of those that are wanted."""
-        watch = self.watches.get(record.connection)
-        if watch is None:
-            watch = self.watches[record.connection] = Watch(self.style)
+        # The one that was heard of last is the last one.
+        watch = self.watches.pop(record.connection, None) or Watch(self.style)
+        self.watches[record.connection] = watch
+        if len(self.watches) > _WATCHED:
+            # Its end may have been left out, as the terminal was too slow, or not be in a capture.
+            self._over(next(iter(self.watches)), False)
         seen = watch.see(record)
         wanted = self.given.connection in (None, record.connection)
         if wanted and self._interesting(seen):
@@ -329,7 +334,8 @@ class _Screen:
         self._left_out = 0
         self._told = 0
         self._quiet_until = 0.0
-        self._gaps: set[int] = set()  # connections of which something was left out
+        # Connections of which something was left out; the first one first.
+        self._gaps: dict[int, None] = {}
         # Each of the two is counted in one thread only.
         self._put = 0
         self._taken = 0
@@ -346,10 +352,12 @@ class _Screen:
         if number in self._gaps:
             text = "lines were left out here, as the terminal is too slow"
             if self._enqueue(Record(number, what.time, "gap", what.sender, text=text)):
-                self._gaps.discard(number)
+                del self._gaps[number]
         if number in self._gaps or not self._enqueue(what):
             self._left_out += 1
-            self._gaps.add(number)
+            self._gaps[number] = None
+            if len(self._gaps) > _WATCHED:  # those that are over, and have nothing more to say
+                del self._gaps[next(iter(self._gaps))]
 
     def _enqueue(self, what: Union[Record, str]) -> bool:
         """Returns whether there was room for it."""
@@ -513,8 +521,8 @@ def _file(given: argparse.Namespace) -> int:
             recorder = stack.enter_context(_recorder(given, source.head))
         if not given.json:
             say(f"recorded {shown(source.head.began)[:60]}", "bold")
-        # What is read may be a pipe from tcpdump, which goes on until somebody has seen enough.
-        with contextlib.suppress(KeyboardInterrupt):
+        broken: Optional[MilterError] = None
+        try:
             for record in source:
                 if not given.content:
                     record = without_content(record)
@@ -524,7 +532,15 @@ def _file(given: argparse.Namespace) -> int:
                     except OSError as error:
                         raise Failure(f"{given.record}: {error.strerror}") from None
                 printer.see(record)
+        except KeyboardInterrupt:
+            # It may be a pipe from tcpdump, which goes on until somebody has seen enough.
+            pass
+        except MilterError as error:
+            # What stands before is good.
+            broken = error
     printer.summary()
+    if broken is not None:
+        raise broken
     for warning in source.warnings:
         complain(COMMAND.name, warning)
     return ACCEPTED

@@ -214,6 +214,42 @@ def test_recorded_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert path.read_bytes() == same.read_bytes()
 
 
+def test_broken_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What stands before the place at which a file is broken is printed, and counted."""
+    path = recording(tmp_path / "s.rec")
+    path.write_bytes(path.read_bytes() + b"{}\n")
+    lines, err = run(capsys, "trace", path, "--only", "summary", status=2)
+    assert "1 connection, 1 message, 7 packets, 0 not legal" in lines
+    assert err.endswith('s.rec, line 12: "connection" is no number from 1 on\n')
+
+
+def test_connections_without_an_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not all is remembered of connections whose ends nobody has seen; they are counted."""
+    given = _cli.parser().parse_args(["trace", "f", "--only", "summary"])
+    printer = trace._Printer(given)
+    monkeypatch.setattr(trace, "_WATCHED", 3)
+    for number in range(1, 10):
+        printer.see(Record(1, 0.0, "packet", MTA, OFFER[4:]))  # this one is alive
+        printer.see(Record(number, 0.0, "packet", MTA, OFFER[4:]))
+    assert [8, 1, 9] == list(printer.watches)
+    printer.summary()
+    assert "9 connections, 0 messages, 18 packets" in capsys.readouterr().out
+
+
+def test_gaps_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not all connections of which something was left out are remembered for ever."""
+    monkeypatch.setattr(trace, "_WATCHED", 3)
+    monkeypatch.setattr(trace, "_BYTES", -1)
+    given = _cli.parser().parse_args(["trace", "f", "--only", "summary"])
+    screen = trace._Screen(trace._Printer(given), "", lambda: None)
+    for number in range(1, 10):
+        screen.put(Record(number, 0.0, "end", MTA))
+    assert screen.close()
+    assert [7, 8, 9] == list(screen._gaps)
+
+
 def test_terminals_are_not_attacked_by_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -547,6 +547,7 @@ def test_cut_off(size: int) -> None:
         (FIRST + b"\0" * 1000 + b"\n", "line 2: no JSON object"),
         (FIRST + SECOND.replace(b"1", b"0", 1), 'line 2: "connection" is no number from 1 on'),
         (FIRST + SECOND.replace(b"1", b"1.5", 1), 'line 2: "connection" is no number from 1 on'),
+        (FIRST + SECOND.replace(b"1", b"9" * 999, 1), 'line 2: "connection" is no number from 1'),
         (FIRST + SECOND.replace(b":0", b":NaN"), 'line 2: "time" is no number of seconds'),
         (FIRST + SECOND.replace(b":0", b":true"), 'line 2: "time" is no number of seconds'),
         (FIRST + SECOND.replace(b":0", b":-1"), 'line 2: "time" is no number of seconds'),
