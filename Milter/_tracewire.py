@@ -54,6 +54,21 @@ class _Listener:
         self.socket.setblocking(False)
         self.address = os.fsdecode(ffi.string(lib.mlt_server_address(self._server)))
 
+    def is_at(self, where: tuple[int, Any]) -> bool:
+        """Whether who connects to that address comes here."""
+        family, address = where
+        if family != self.socket.family:
+            return False
+        if family == socket.AF_UNIX:
+            with contextlib.suppress(OSError, ValueError):  # there is none, or it is abstract
+                return os.path.samefile(address, self.address)
+            return False
+        host, port = self.socket.getsockname()[:2]
+        local = host == address[0] or (
+            host in ("0.0.0.0", "::") and address[0].startswith(("127.", "0.", "::"))
+        )
+        return bool(local and port == address[1])
+
     def close(self) -> None:
         """Closes it and removes the socket's file."""
         server, self._server = self._server, ffi.NULL
@@ -155,6 +170,12 @@ class Proxy:
         self._timeout = timeout
         self._listener = _Listener(listen, mode)
         self.address = self._listener.address
+        if any(map(self._listener.is_at, self._addresses)):
+            # It would be its own filter's filter, until no descriptor is left.
+            self._listener.close()
+            raise ListenError(
+                f"cannot listen at {listen}: the filter's socket, {filter}, is this one"
+            )
         self._bell, self._rope = socket.socketpair()
         self._bell.setblocking(False)
         self._rope.setblocking(False)

@@ -433,6 +433,20 @@ def test_where_it_listens(tmp_path: Path) -> None:
             Proxy(f"unix:{tmp_path / 'other'}", wrong, lambda record: None)
 
 
+def test_its_own_filter(tmp_path: Path) -> None:
+    """It does not connect to itself, whatever the filter's socket is called."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    place = f"unix:{tmp_path / 'trace'}"
+    with pytest.raises(ListenError, match="is this one"):
+        Proxy(place, f"unix:{tmp_path / 'link' / 'trace'}", lambda record: None)
+    assert not (tmp_path / "trace").exists()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    for host in ("127.0.0.1", "0.0.0.0"):
+        with pytest.raises(ListenError, match="is this one"):
+            Proxy(f"inet:{port}@{host}", f"inet:{port}@localhost", lambda record: None)
+
+
 def test_stop(run: Running) -> None:
     """Connections that are open when it is stopped are closed, and told to be cut."""
     ours, theirs = run.pair()
