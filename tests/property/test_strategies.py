@@ -185,7 +185,7 @@ def test_dialogue_is_cut_at_refusal() -> None:
 )
 def test_reach(strategy: Any, wanted: Any) -> None:
     """The unusual that they promise does come."""
-    find(strategy, wanted, settings=QUICK)
+    assert wanted(find(strategy, wanted, settings=QUICK))
 
 
 SMALLEST = settings(max_examples=50, database=None, phases=[Phase.generate, Phase.shrink])
