@@ -22,6 +22,7 @@ from Milter._cli.arguments import add_colour, port
 from Milter._cli.command import Command
 from Milter._cli.messages import Source, parse, sources
 from Milter._cli.output import ACCEPTED, FAILED, Failure, complain, say, use_colours
+from Milter._cli.run import LISTENING, names_class
 from Milter._cli.show import say_diff, say_outcome
 from Milter._message import from_wire, shown
 from Milter.mta import PROFILES, Message
@@ -64,6 +65,8 @@ _MESSAGES: Final = (
 )
 _TIMEOUT: Final = 60.0  # seconds that the client waits for a reply
 _LOOK: Final = 0.5  # seconds between two looks at what the filter has printed
+_PAUSE: Final = 0.02  # and at its beginning
+_PATIENCE: Final = 20.0  # seconds that it gets to say that it listens, which it does already
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
@@ -172,6 +175,15 @@ class _Demo:
         self.results: list[Handled] = []
         self.filter = filter_
         self.printed = len(filter_.output)
+
+    def skip(self, word: str) -> None:
+        """Waits until the filter has printed a word; what it printed until then is not shown."""
+        deadline = time.monotonic() + _PATIENCE
+        while word not in self.filter.output and time.monotonic() < deadline:
+            if self.filter.process.poll() is not None:
+                return  # which is noticed later, and said
+            time.sleep(_PAUSE)
+        self.printed = len(self.filter.output)
 
     def send(self, port: int, message: Message) -> None:
         """Sends a message as any client does, and shows what became of it."""
@@ -299,6 +311,8 @@ def _run(arguments: argparse.Namespace) -> int:
             maildir = arguments.maildir or os.path.join(directory, "mail")
             app, mail = Maildir(maildir), _InMaildir(maildir)
         demo = _Demo(mail, running)
+        if names_class(arguments.filter):
+            demo.skip(LISTENING)
         handler = MilterHandler(
             running.spec, app=app, profile=arguments.profile, on_result=demo.results.append
         )

@@ -27,6 +27,9 @@ from Milter._server import _MOST_THREADS
 
 logger = logging.getLogger("Milter")
 
+LISTENING: Final = "listening at"
+"""What the log says of a class once its socket is open."""
+
 _LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
 _EPILOG: Final = """\
@@ -153,6 +156,11 @@ def _target(text: str) -> _Target:
     if place.endswith(".py") or "/" in place:
         raise Failure(f"{place}: {'Is a directory' if os.path.isdir(place) else 'No such file'}")
     return _Target(None, place, name)
+
+
+def names_class(text: str) -> bool:
+    """Whether that is a class, of which LISTENING is logged; a program logs what it likes."""
+    return _target(text).name is not None
 
 
 def _distance(path: str) -> int:
@@ -355,7 +363,7 @@ class _Settings:
             opensocket(False)
             self.write_pid()
             become(self.whose)
-            logger.info("%s: listening at %s", server.name, _place(server.address))
+            logger.info("%s: %s %s", server.name, LISTENING, _place(server.address))
             main()
             logger.info("%s: stopped", server.name)
 

@@ -72,6 +72,21 @@ def test_mbox(tmp_path: Path) -> None:
     assert 1 == done.stdout.splitlines().count("nothing landed in the mbox")
 
 
+def test_a_slow_beginning(tmp_path: Path) -> None:
+    """What a filter's log says of its beginning is not shown, even where it says so late."""
+    (tmp_path / "slow.py").write_text(
+        "import logging, time\n"
+        + FILTER
+        + "\n\ndef late(record):\n"
+        + "    time.sleep(1.0)\n"
+        + "    return True\n\n\n"
+        + "logging.getLogger('Milter').addFilter(late)\n"
+    )
+    done = process("demo", "slow.py:Picky", cwd=tmp_path)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert "listening" not in done.stdout
+
+
 def test_filter_and_message(tmp_path: Path) -> None:
     """The user's filter and message: a refused recipient, and a quarantined message."""
     (tmp_path / "picky.py").write_text(FILTER)
