@@ -133,4 +133,6 @@ def test_a_thread_that_fails(monkeypatch: pytest.MonkeyPatch, size: int) -> None
                 mta.send(OFFER)
                 assert "O" == mta.read_packet()[0]
                 mta.play(C, M)
+        # Another thread, or another connection, may be served before that is said.
+        run.wait_for(lambda: bool(run.messages()))
     assert ["F: a thread has failed: MemoryError()"] == run.messages()
