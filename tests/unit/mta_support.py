@@ -153,21 +153,17 @@ class Simple:
                 with peer, peer.makefile("rwb", buffering=0) as file:
                     peer.settimeout(PATIENCE)
                     self._serve(file)
-            except OSError:
+            except (EOFError, OSError):
                 pass  # the other side is gone
 
     def _serve(self, file: Any) -> None:
         while True:
-            head = file.read(4)
-            if len(head) < 4:
-                return
-            packet = b""
-            size = int.from_bytes(head, "big")
-            while len(packet) < size:
-                packet += file.read(size - len(packet))
+            size = int.from_bytes(_exactly(file, 4), "big")
+            packet = _exactly(file, size)
             letter = packet[:1].decode()
-            self.letters.append(letter)
+            # In this order: who has waited for the letter may look at the packet.
             self.packets.append(packet)
+            self.letters.append(letter)
             if letter == "Q":
                 return
             reply = self.replies.get(letter, C)
@@ -185,3 +181,14 @@ class Simple:
         self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
         self.thread.join(PATIENCE)
+
+
+def _exactly(file: Any, size: int) -> bytes:
+    """Reads so many bytes from a raw file; EOFError where it ends before."""
+    data = b""
+    while len(data) < size:
+        piece: bytes = file.read(size - len(data))
+        if not piece:
+            raise EOFError
+        data += piece
+    return data
