@@ -6,6 +6,7 @@ under test.
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import threading
@@ -121,6 +122,46 @@ class Pieces:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sock, name)
+
+
+class FromAnswer(mta.Timeouts):
+    """Times that begin when something of the answer is there: over for what never comes, and not
+    because the filter's thread has not had its turn.
+
+    sock: the MTA's end. silent: steps that nothing answers; their times begin at once. times: as
+    for Timeouts.
+    """
+
+    def __init__(self, sock: socket.socket, *silent: str, **times: Any) -> None:
+        super().__init__(**times)
+        object.__setattr__(self, "_sock", sock)
+        object.__setattr__(self, "_begun", set(silent))
+
+    def _begin(self, step: str) -> None:
+        here: Any = self
+        if step not in here._begun:
+            here._begun.add(step)
+            assert select.select([here._sock], [], [], PATIENCE)[0], f"nothing comes to {step}"
+
+    def total_of(self, step: str) -> float:
+        self._begin(step)
+        return super().total_of(step)
+
+    def of(self, step: str) -> float:
+        self._begin(step)
+        return super().of(step)
+
+
+class OnlyAt(mta.Timeouts):
+    """Times that are over soon at one step alone: at others a filter may be slow."""
+
+    def __init__(self, step: str, seconds: float) -> None:
+        super().__init__(PATIENCE, PATIENCE, PATIENCE, PATIENCE)
+        object.__setattr__(self, "_only", (step, seconds))
+
+    def of(self, step: str) -> float:
+        here: Any = self
+        return here._only[1] if step == here._only[0] else super().of(step)
 
 
 class Simple:

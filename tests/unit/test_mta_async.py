@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import Any, Optional, TypeVar
 
 import pytest
-from mta_support import ALL, OFFER, PATIENCE, C, Pieces, Script, Simple, options, packet
+from mta_support import (
+    ALL,
+    OFFER,
+    PATIENCE,
+    C,
+    FromAnswer,
+    Pieces,
+    Script,
+    Simple,
+    options,
+    packet,
+)
 from test_mta_session import DIALOGUE
 
 from Milter import mta
@@ -139,7 +150,7 @@ def test_the_end_of_a_message_has_a_time_that_nothing_prolongs() -> None:
     script = Script((OFFER, options(protocol=0x27F)), (packet("E"), busy), hold=True)
 
     async def play() -> None:
-        timeouts = mta.Timeouts(reply=PATIENCE, eom=3600, eom_total=0.05)
+        timeouts = FromAnswer(script.ours, reply=PATIENCE, eom=3600, eom_total=0.05)
         async with session_of(script, timeouts=timeouts) as session:
             await session.negotiate()
             for step in (session.mail("<a@b>"), session.rcpt("<c@d>"), session.data()):

@@ -298,9 +298,14 @@ def test_the_session_waits_for_no_filter_to_close(
 
 def test_a_filter_that_does_not_close(tmp_path: Path) -> None:
     """It is waited for where the session ends, and named then."""
+
+    class Times(mta.Timeouts):
+        def of(self, step: str) -> float:
+            return PATIENCE  # only that it closes has to be soon
+
     accept = {"C": packet("a")}
     with Simple(tmp_path / "s") as first, Stays(tmp_path / "t", accept) as second:
-        two = mta.Filter(second.spec, timeouts=mta.Timeouts.all(1))
+        two = mta.Filter(second.spec, timeouts=Times.all(1))
         meanwhile, after = errors("blocking", mta.Filter(first.spec), two)
         second.may_close.set()
         assert [] == meanwhile

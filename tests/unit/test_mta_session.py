@@ -6,6 +6,7 @@ Bytes by hand from the wire spec.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import math
 import socket
@@ -16,9 +17,20 @@ from pathlib import Path
 from typing import Any, Optional
 
 import pytest
-from mta_support import ALL, OFFER, PATIENCE, C, Script, Simple, options, packet
+from mta_support import (
+    ALL,
+    OFFER,
+    PATIENCE,
+    C,
+    FromAnswer,
+    Pieces,
+    Script,
+    Simple,
+    options,
+    packet,
+)
 
-from Milter import mta
+from Milter import _mtasession, _mtasessionbase, mta
 
 Q = packet("Q")
 
@@ -202,12 +214,12 @@ def test_rules_of_a_connection(tmp_path: Path) -> None:
         assert play(13, strict=False)
         with pytest.raises(mta.ProtocolError, match="length 13"):
             play(12, strict=False)
-        for length, text in (
-            (0x04000000, "no answer to negotiate"),
-            (0x04000001, "length 67108865"),
+        for length, seconds, text in (
+            (0x04000000, 0.2, "no answer to negotiate"),
+            (0x04000001, PATIENCE, "length 67108865"),
         ):
             simple.replies["O"] = [length.to_bytes(4, "big")]
-            session = mta.connect(simple.spec, timeouts=mta.Timeouts(reply=0.2))
+            session = mta.connect(simple.spec, timeouts=mta.Timeouts(reply=seconds))
             with pytest.raises(mta.MilterError, match=text):
                 session.negotiate()
             session.close()
@@ -264,7 +276,7 @@ def test_quit_waits_for_the_filter() -> None:
 def test_filter_that_does_not_close() -> None:
     """A filter that does not close after QUIT is named."""
     script = Script((OFFER, ALL), (Q, b""), hold=True)
-    session = script.session(timeouts=mta.Timeouts(reply=0.2))
+    session = script.session(timeouts=FromAnswer(script.ours, reply=0.2))
     session.negotiate()
     with pytest.raises(mta.FilterTimeout, match=r"did not close within 0\.2 s of QUIT"):
         session.quit()
@@ -359,7 +371,8 @@ def test_bad_answer_ends_the_session() -> None:
 def test_filter_that_does_not_answer(reply: bytes) -> None:
     """Silence, also in the middle of a packet, ends at the timeout, which the error names."""
     script = Script((OFFER, ALL), (hand("H", b"h\0"), reply), hold=True)
-    session = script.session(timeouts=mta.Timeouts(reply=0.2))
+    silent = () if reply else ("helo",)
+    session = script.session(timeouts=FromAnswer(script.ours, *silent, reply=0.2))
     session.negotiate()
     with pytest.raises(mta.FilterTimeout, match=r"no answer to helo within 0\.2 s") as caught:
         session.helo("h")
@@ -414,33 +427,49 @@ def test_filter_that_does_not_read() -> None:
             session.body(bytes(10_000_000))
 
 
-def test_progress_starts_the_time_again() -> None:
+def test_progress_starts_the_time_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A filter that says that it is at work gets its time anew, as at Postfix."""
-    ours, theirs = socket.socketpair()
+    now = 0.0
+    waits: list[float] = []
 
-    def work() -> None:
-        with theirs:
-            theirs.settimeout(PATIENCE)
-            theirs.recv(4096)
-            theirs.sendall(ALL)
-            for _ in range(2):
-                theirs.recv(4096)
-                theirs.sendall(C)
-            theirs.recv(4096)
-            for _ in range(4):
-                threading.Event().wait(0.4)
-                theirs.sendall(packet("p"))
-            theirs.sendall(C)
-            theirs.recv(4096)
+    class Works(Pieces):
+        """A filter each of whose packets takes a second, by a clock that the test sets."""
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    with mta.Session(ours, timeouts=mta.Timeouts(eom=1.2)) as session:
+        def settimeout(self, seconds: float) -> None:
+            if seconds:
+                waits.append(seconds)
+            self.sock.settimeout(seconds and PATIENCE)
+
+        def recv(self, size: int) -> bytes:
+            nonlocal now
+            data = super().recv(size)
+            now += 1.0
+            return data
+
+    class Clock:
+        @staticmethod
+        def monotonic() -> float:
+            return now
+
+    for module in (_mtasession, _mtasessionbase):
+        monkeypatch.setattr(module, "time", Clock)
+    script = Script(
+        (OFFER, ALL),
+        (hand("M", b"<>\0"), C),
+        (hand("R", b"<>\0"), C),
+        (hand("E"), hand("p") * 4 + C),
+        (Q, b""),
+    )
+    sock: Any = Works(script.ours, [len(ALL), *[len(C)] * 7])
+    with mta.Session(sock, timeouts=mta.Timeouts(eom=1.2)) as session:
         session.negotiate()
         session.mail("<>")
         session.rcpt("<>")
+        del waits[:]
         assert 4 == session.eom().progress
-    thread.join(PATIENCE)
+        # The first to write; five seconds go by, of which none was waited for too long.
+        assert pytest.approx([30.0, *[1.2] * 5]) == waits
+    script.done()
 
 
 @pytest.mark.parametrize("said", [packet("p"), packet("q", b"why\0")])
@@ -459,12 +488,13 @@ def test_filter_that_does_not_come_to_an_end(said: bytes) -> None:
 
     thread = threading.Thread(target=talk)
     thread.start()
-    timeouts = mta.Timeouts(PATIENCE, PATIENCE, PATIENCE, PATIENCE, total=0.05)
+    timeouts = mta.Timeouts.all(PATIENCE)
     limitless = mta.Protocol(receive_limit=2**31 - 1)
     with mta.Session(ours, timeouts=timeouts, protocol=limitless) as session:
         session.negotiate()
         session.mail("<a@b>")
         session.rcpt("<c@d>")
+        session.timeouts = dataclasses.replace(timeouts, total=0.05)
         with pytest.raises(mta.FilterTimeout, match=r"no answer to eom within 0\.05 s"):
             session.eom()
     thread.join(PATIENCE)
