@@ -21,7 +21,7 @@ from Milter import mta
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Seconds after which something that does not happen has failed.
-PATIENCE = 20.0
+PATIENCE = 30.0
 
 
 def load(name: str) -> Any:
@@ -40,6 +40,9 @@ def load(name: str) -> Any:
 
 class Program:
     """One of the programs, running, on a unix socket in a directory of its own.
+
+    That it answers, on a first connection, is awaited: only then can it be connected to, and has it
+    its handlers for signals.
 
     `foreign`: it imports libraries that may be warned of.
     """
@@ -64,11 +67,25 @@ class Program:
                 env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(self.temporary)},
                 cwd=self.directory,
             )
-        deadline = time.monotonic() + 3 * PATIENCE
-        while not os.path.exists(self.socket):
-            assert self.process.poll() is None, self.log()
-            assert time.monotonic() < deadline, self.log()
-            time.sleep(0.02)
+        try:
+            deadline = time.monotonic() + 3 * PATIENCE
+            while not self.answers():
+                assert self.process.poll() is None, self.log()
+                assert time.monotonic() < deadline, self.log()
+                time.sleep(0.02)
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+    def answers(self) -> bool:
+        """Tell whether somebody negotiates at its socket."""
+        try:
+            with self.connect() as session:
+                session.negotiate()
+        except mta.MilterError:
+            return False
+        return True
 
     def log(self) -> str:
         """Return what it has written so far."""

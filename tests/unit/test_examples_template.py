@@ -195,15 +195,16 @@ def test_the_log_ends_last(number: signal.Signals) -> None:
     """A signal to all processes, as service managers send it, does not end the log's first."""
     program = Program("template")
     try:
+        program.wait_for("[1] close")  # see Program
         program.send(message())
-        program.wait_for("[1] close")
+        program.wait_for("[2] close")
         pid = program.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
         assert children
         for child in children:
             os.kill(int(child), number)
         program.send(message())
-        program.wait_for("[2] close")
+        program.wait_for("[3] close")
     finally:
         program.stop()
 
