@@ -6,6 +6,7 @@ to syslog about a bad socket stands in the error's text here.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -30,9 +31,10 @@ from harness import F, Peer, packet, running
 from harness.packets import CONTINUE, OFFER, A, B, C, E, H, L, M, N, Q, R, T
 
 #: Seconds; for a wait that should be short, on a loaded machine.
-PATIENCE = 20.0
-#: A stop with nothing open takes less than 0.1 s; this bounds a loaded machine.
-PROMPTLY = 1.0
+PATIENCE = 30.0
+#: A stop with nothing open takes less than 0.1 s, and under libmilter up to 5 s; in between, with
+#: room for a loaded machine.
+PROMPTLY = 4.0
 
 
 @pytest.fixture
@@ -95,11 +97,14 @@ def test_setconn() -> None:
         assert made.setconn(text) is None
 
 
-def free_port(host: str) -> int:
-    """A TCP port that nobody uses."""
+@contextlib.contextmanager
+def kept_port(host: str) -> Iterator[int]:
+    """A TCP port that nobody listens on, and that no other process is given meanwhile: two sockets
+    with SO_REUSEADDR may be bound to it as long as one at most listens."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         s.bind((host, 0))
-        return int(s.getsockname()[1])
+        yield int(s.getsockname()[1])
 
 
 def serves(spec: str, address: Any) -> None:
@@ -149,15 +154,14 @@ def test_relative_unix_path(directory: Path, monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_tcp_specs(spec: str, host: str) -> None:
     """Every spelling of a TCP socket: name, literal, bracketed literal, any address."""
-    port = free_port(host)
-    serves(spec.format(port), (host, port))
+    with kept_port(host) as port:
+        serves(spec.format(port), (host, port))
 
 
 @pytest.mark.row(171)
 def test_any_address_is_any() -> None:
     """Without a host an IPv4 server listens on every address, not on IPv6."""
-    port = free_port("127.0.0.1")
-    with running(F(), conn=f"inet:{port}"):
+    with kept_port("127.0.0.1") as port, running(F(), conn=f"inet:{port}"):
         assert answers(("127.0.0.1", port))
         assert answers(("127.0.0.2", port))
         assert not answers(("::1", port))
@@ -166,8 +170,7 @@ def test_any_address_is_any() -> None:
 @pytest.mark.row(171)
 def test_one_address_is_one() -> None:
     """With a host it listens on that address only."""
-    port = free_port("127.0.0.1")
-    with running(F(), conn=f"inet:{port}@127.0.0.1"):
+    with kept_port("127.0.0.1") as port, running(F(), conn=f"inet:{port}@127.0.0.1"):
         assert answers(("127.0.0.1", port))
         assert not answers(("127.0.0.2", port))
 
@@ -707,10 +710,10 @@ def test_idle_session() -> None:
     """A session that is silent for the timeout's 2 seconds ends: abort if in a message, close."""
     with running(F(timeout=2)) as run:
         mta = run.mta()
-        mta.ask(M)
         begun = time.monotonic()
+        mta.ask(M)
         mta.expect_close()
-        assert 1.5 < time.monotonic() - begun < 8
+        assert 1.5 < time.monotonic() - begun
         assert ["mail", "abort", "close"] == run.finish()
 
 
@@ -719,11 +722,11 @@ def test_idle_session() -> None:
 def test_half_a_packet(part: bytes) -> None:
     """So does one that stops in the middle of a packet."""
     with running(F(timeout=2)) as run:
+        begun = time.monotonic()
         mta = run.mta()
         mta.send(part)
-        begun = time.monotonic()
         mta.expect_close()
-        assert 1.5 < time.monotonic() - begun < 8
+        assert 1.5 < time.monotonic() - begun
         assert ["close"] == run.finish()
 
 
@@ -739,7 +742,7 @@ def test_slow_packet() -> None:
             mta.send(b"x")
             closed = mta._recv(1, 0.25) == b""
         assert closed
-        assert 1 < time.monotonic() - begun < 8
+        assert 1 < time.monotonic() - begun
         assert ["close"] == run.finish()
 
 
@@ -747,15 +750,16 @@ def test_slow_packet() -> None:
 def test_a_complete_packet_ends_the_deadline() -> None:
     """The deadline is per packet: complete packets in between, and silence between packets, are
     fine."""
-    with running(F(timeout=60, limits={"packet_timeout": 1.0})) as run:
+    with running(F(timeout=60, limits={"packet_timeout": 3.0})) as run:
         mta = run.mta()
-        for command in (C, H, M, R):
+        # Each takes far less than that, all together take more.
+        for command in (C, H, M, R, T, L, N, B):
             mta.send(command[:3])
             time.sleep(0.4)
             mta.send(command[3:])
             mta.expect(CONTINUE)
-        mta.expect_nothing(1.3)
-        mta.ask(T)
+        mta.expect_nothing(3.3)
+        mta.ask(E)
         assert "abort" not in run.names()
 
 
@@ -849,11 +853,12 @@ def test_blocked_callbacks_delay_nobody_else() -> None:
     """With twenty callbacks blocked a new connection is served from handshake to end."""
     release = threading.Event()
     blocked = threading.Semaphore(0)
+    released = []
 
     def helo(ctx: Any, name: str) -> None:
         if name == "slow":
             blocked.release()
-            release.wait(PATIENCE)
+            released.append(release.wait(PATIENCE))
 
     with running(F(returns={"helo": helo})) as run:
         slow = [run.mta() for _ in range(20)]
@@ -861,12 +866,11 @@ def test_blocked_callbacks_delay_nobody_else() -> None:
             peer.send(packet("H", b"slow\0"))
         for _ in slow:
             assert blocked.acquire(timeout=PATIENCE)
-        begun = time.monotonic()
         mta = run.mta()
         mta.play(C, H, M, R, T, L, N, B, E)
         mta.send(Q)
         mta.expect_close()
-        assert time.monotonic() - begun < PROMPTLY
+        assert [] == released
         release.set()
         for peer in slow:
             peer.expect(CONTINUE)
