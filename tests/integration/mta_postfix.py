@@ -78,6 +78,9 @@ smtpd_hard_error_limit = 1000
 smtpd_junk_command_limit = 1000
 smtpd_timeout = 60s
 in_flow_delay = 0
+# What a filter said can make smtpd panic. One that does so with its first client is not replaced
+# for this long, a minute by default, and its clients wait for a greeting.
+service_throttle_time = 1s
 milter_default_action = tempfail
 # The default list and, as a common extension of it, the client's address.
 milter_connect_macros = j {{daemon_name}} {{daemon_addr}} v _ {{client_addr}}
