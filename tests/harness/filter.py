@@ -120,6 +120,7 @@ class Run:
         self._changed = threading.Condition()
         self._failed: list[BaseException] = []
         self._thread: Optional[threading.Thread] = None
+        self._others = set(threading.enumerate())
         self._returned = False
 
     # -- the filter's side -----------------------------------------------------------------------
@@ -166,6 +167,15 @@ class Run:
             for ctx, call in zip(self._contexts, self.calls):
                 of.setdefault(id(ctx), []).append(call[0])
             return list(of.values())
+
+    def threads(self) -> list[str]:
+        """The names of the server's threads: those that run callbacks, or are about to end.
+
+        Threads of a server before, which may outlive its main() for a moment, are not among them.
+        """
+        pattern = re.compile(re.escape(self.server.name) + r"-\d+")
+        alive = [thread for thread in threading.enumerate() if thread not in self._others]
+        return [thread.name for thread in alive if pattern.fullmatch(thread.name)]
 
     def forget(self) -> None:
         """Drop the calls and log records so far, for the next example on the same server."""
@@ -237,7 +247,7 @@ class Run:
         # A session whose peer is gone ends by itself; stop() only after that, so that the order of
         # callbacks is the session's own and not the stop's. If one does not end, the test's own
         # comparison says so.
-        deadline = time.monotonic() + 3
+        deadline = time.monotonic() + PATIENCE
         while not self._all_closed() and time.monotonic() < deadline:
             time.sleep(0.005)
         self.server.stop()
@@ -325,7 +335,7 @@ def running(
     spec: Optional[F] = None,
     feed: Union[str, Iterable[int]] = "whole",
     conn: Optional[str] = None,
-    drain: float = 5.0,
+    drain: float = PATIENCE,
     threads: Optional[int] = None,
 ) -> Iterator[Run]:
     """Run a filter in a thread until the block is left; peers made by the Run are closed, too.
@@ -357,6 +367,8 @@ def running(
             yield run
         finally:
             run.stop()
+        # Or the next test would take them for its own.
+        run.wait_for(lambda: not run.threads())
     finally:
         logger.removeHandler(keep)
         logger.setLevel(level)

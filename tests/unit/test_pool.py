@@ -12,7 +12,6 @@ import gc
 import logging
 import os
 import random
-import re
 import resource
 import shutil
 import subprocess
@@ -66,11 +65,6 @@ TEMPFAILED = packet("y", b"451 4.3.0 pymilter: untrapped exception in F\0")
 def threads(request: pytest.FixtureRequest) -> int:
     """How many threads of a pool serve: none, each connection has its own; or some."""
     return int(request.param)
-
-
-def few_threads() -> list[str]:
-    """The names of the threads that run callbacks of the harness's filter."""
-    return [each.name for each in threading.enumerate() if re.fullmatch(r"F-\d+", each.name)]
 
 
 def side_by_side(play: Callable[[int], None], count: int) -> None:
@@ -168,6 +162,7 @@ def test_callbacks_that_compute(threads: int) -> None:
         quick = run.mta()
 
         def play(number: int) -> None:
+            busy[number].play(*MESSAGE)
             while go_on:
                 busy[number].play(*MESSAGE)
 
@@ -191,11 +186,14 @@ def test_callbacks_that_wait_for_other_connections() -> None:
     semaphore = threading.Semaphore(3)
     held: list[int] = []
     most: list[int] = []
+    first_three = threading.Barrier(3)
 
     def mail(ctx: Any, *args: Any) -> None:
         assert semaphore.acquire(timeout=PATIENCE)
         held.append(1)
         most.append(len(held))
+        if len(most) <= 3:
+            first_three.wait(PATIENCE)
 
     def eom(ctx: Any) -> None:
         held.pop()
@@ -305,7 +303,7 @@ def test_one_thread(gate: Gate) -> None:
         for command in MESSAGE:
             for peer in peers:
                 peer.ask(command)
-        assert ["F-1"] == few_threads()
+        assert ["F-1"] == run.threads()
         peers[0].send(BLOCK)
         gate.expect()
         peers[1].send(M)
@@ -313,7 +311,7 @@ def test_one_thread(gate: Gate) -> None:
         gate.open()
         peers[1].expect(CONTINUE)
         peers[0].expect(CONTINUE)
-        assert ["F-1"] == few_threads()
+        assert ["F-1"] == run.threads()
     assert 10 == run.names().count("eom")
 
 
@@ -326,13 +324,13 @@ def test_no_more_threads_than_asked_for(gate: Gate) -> None:
             for peer in peers:
                 peer.send(BLOCK)
             gate.expect(4)
-            assert 4 == len(few_threads())
+            assert 4 == len(run.threads())
             gate.open(12)
             gate.expect(8)
             for peer in peers:
                 peer.expect(CONTINUE)
-        assert 4 == len(few_threads())
-    run.wait_for(lambda: few_threads() == [])
+        assert 4 == len(run.threads())
+    run.wait_for(lambda: run.threads() == [])
 
 
 # -- order -----------------------------------------------------------------------------------------
@@ -555,12 +553,14 @@ def test_fairness(size: int) -> None:
         try:
             run.wait_for(lambda: len(counted) > 5000)
             before = len(counted)
-            for _ in range(10):
+            rounds = 0
+            # For so long that there was something ready: else nobody could starve.
+            while rounds < 10 or len(counted) == before:
                 for other in others:
                     other.play(*MESSAGE)
+                rounds += 1
             # New ones are let in, too.
             run.mta().play(C)
-            assert len(counted) > before, "nothing was ready, so nobody could starve"
         finally:
             stop.set()
             flooding.join(PATIENCE)
@@ -759,14 +759,14 @@ def test_failures(capfd: pytest.CaptureFixture[str], failure: BaseException, thr
     with running(F(returns={"rcpt": fail}), threads=threads) as run:
         mta, other = run.mta(), run.mta()
         other.play(M)
-        before = few_threads()
+        before = run.threads()
         for _ in range(10):
             mta.play(M)
             mta.ask(R, TEMPFAILED)
             mta.send(A)
         # Printing the traceback may take long enough for one more to be started.
-        assert set(before) <= set(few_threads())
-        assert len(few_threads()) <= (threads or 32)
+        assert set(before) <= set(run.threads())
+        assert len(run.threads()) <= (threads or 32)
         other.play(H, M)
     assert 10 == len(run.messages(logging.ERROR))
     assert run.messages(logging.ERROR)[0].endswith(f"the envrcpt callback failed: {failure!r}")
@@ -806,7 +806,7 @@ def test_contexts_are_freed(threads: int) -> None:
         assert made + 60 == milter.getdiag()[0]
         assert [None] * 60 == [ref() for ref in refs]
         if threads:
-            assert len(few_threads()) <= threads
+            assert len(run.threads()) <= threads
 
 
 # -- stop ------------------------------------------------------------------------------------------
@@ -849,7 +849,7 @@ def test_stop_and_drain(gate: Gate, threads: int) -> None:
         blocked.expect(CONTINUE)
         blocked.expect_close()
         join(run)
-        run.wait_for(lambda: few_threads() == [])
+        run.wait_for(lambda: run.threads() == [])
     assert ["close"] * 3 == [name for name in run.names() if name == "close"]
     assert "abort" not in run.names()
     assert [] == run.messages()
@@ -869,11 +869,12 @@ def test_stop_and_cut(gate: Gate, threads: int) -> None:
         run.server.stop()
         begun.expect_close()
         join(run)
-        assert ["mail", "rcpt", "mail", "abort", "close"] == run.names()
+        # It gives them half a second; on a busy machine they take longer.
+        run.wait(["mail", "rcpt", "mail", "abort", "close"])
         assert ["F: cutting off 2 connections"] == run.messages()
         gate.open()
         run.wait(["mail", "rcpt", "mail", "abort", "close", "abort", "close"])
-        run.wait_for(lambda: few_threads() == [])
+        run.wait_for(lambda: run.threads() == [])
 
 
 def test_stop_with_all_threads_blocked(gate: Gate) -> None:
@@ -891,7 +892,7 @@ def test_stop_with_all_threads_blocked(gate: Gate) -> None:
         join(run)
         gate.open(2)
         run.wait_for(lambda: run.names().count("close") == 3)
-        run.wait_for(lambda: few_threads() == [])
+        run.wait_for(lambda: run.threads() == [])
 
 
 @pytest.mark.parametrize("size", [0, 1, 8])
@@ -952,7 +953,7 @@ def test_stop_while_connections_come_and_go(threads: int) -> None:
     """However a stop falls together with connections that begin, talk and end, main() returns and
     every connection that was told of is told its end."""
     for turn in range(15):
-        with running(threads=threads, drain=5) as run:
+        with running(threads=threads) as run:
             gone = threading.Event()
 
             def come_and_go(run: Run = run, gone: threading.Event = gone) -> None:
@@ -1093,7 +1094,7 @@ class Program:
             bufsize=0,
             env=dict(os.environ, PYTHONPATH=str(ROOT), MILTER_THREADS=str(size)),
         )
-        self._watchdog = threading.Timer(6 * PATIENCE, self.process.kill)
+        self._watchdog = threading.Timer(30 * PATIENCE, self.process.kill)
         self._watchdog.daemon = True
         self._watchdog.start()
 

@@ -9,6 +9,7 @@ import pytest
 
 from harness import F, running
 from harness.packets import OFFER, C, M
+from harness.wire import PATIENCE
 from Milter import _threads
 from Milter._dispatch import Dispatcher
 from Milter._server import Server
@@ -29,7 +30,7 @@ def test_no_thread_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(threading.Thread, "start", limited)
     with running() as run:
-        run.wait_for(lambda: "F-1" in [thread.name for thread in threading.enumerate()])
+        run.wait_for(lambda: "F-1" in run.threads())
         refuse.set()
         first = run.mta()
         first.play(C, M)
@@ -54,7 +55,16 @@ def test_a_thread_that_does_not_begin(monkeypatch: pytest.MonkeyPatch, size: int
         else:
             bootstrap(thread)
 
+    wait = _threads._Begun.wait
+    waits: list[Any] = []
+
+    def wait_for_the_first(begun: Any, timeout: Any = None) -> bool:
+        waits.append(begun)
+        return wait(begun, PATIENCE if len(waits) == 1 else timeout)
+
     monkeypatch.setattr(threading.Thread, "_bootstrap", end)
+    # Without its first thread main() would not run; that one may be slow on a busy machine.
+    monkeypatch.setattr(_threads._Begun, "wait", wait_for_the_first)
     monkeypatch.setattr(_threads, "_BEGIN", 0.05)
     monkeypatch.setattr(_threads, "_RETRY", 0.05)
     with running(threads=size) as run:
