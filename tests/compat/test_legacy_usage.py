@@ -7,9 +7,11 @@ in the tests of those modules.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import queue
+import signal
 import socket
 import stat
 import subprocess
@@ -902,9 +904,19 @@ def test_15_logger_process(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         text=True,
         env=environment(),
+        start_new_session=True,
     )
+
+    def listens() -> bool:
+        # The path is there before that.
+        try:
+            Peer(str(path)).close()
+        except OSError:
+            return False
+        return True
+
     try:
-        wait_until(path.exists)
+        wait_until(listens)
         with Peer(str(path)) as mta:
             mta.send(offer())
             assert "O" == mta.read_packet()[0]
@@ -915,7 +927,8 @@ def test_15_logger_process(tmp_path: Path) -> None:
         out, _ = process.communicate("", timeout=DEADLINE)
         assert "joined 0\n" == out
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the logger as well, which has the pipe, too
         process.communicate()
 
 
