@@ -14,6 +14,8 @@ from typing import Any
 
 from mta_support import PATIENCE
 
+from Milter import mta
+
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 COMMAND = [sys.executable, "-m", "Milter"]
@@ -23,7 +25,7 @@ def process(*arguments: object, **kind: Any) -> subprocess.CompletedProcess[str]
     """Runs it as a user does, to its end."""
     command = [*COMMAND, *(str(argument) for argument in arguments)]
     kind.setdefault("env", ENVIRONMENT)
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **kind)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **kind)
 
 
 def await_socket(path: Path, child: subprocess.Popen[str]) -> None:
@@ -41,16 +43,30 @@ def await_socket(path: Path, child: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
+def await_answer(path: Path, child: subprocess.Popen[str]) -> None:
+    """Waits until a filter answers there: it has written its pidfile, and handles signals."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with mta.connect(f"unix:{path}", timeouts=mta.Timeouts.all(PATIENCE)) as session:
+                session.negotiate()
+                return
+        except mta.MilterError:
+            assert child.poll() is None, child.communicate()
+            assert time.monotonic() < deadline, "nobody answers"
+        time.sleep(0.01)
+
+
 @contextmanager
 def serving(path: Path, *arguments: object, **kind: Any) -> Iterator[subprocess.Popen[str]]:
-    """The command, in the background, while it listens at that path; afterwards it is stopped."""
+    """The command, in the background, while it answers at that path; afterwards it is stopped."""
     command = [*COMMAND, *(str(argument) for argument in arguments)]
     kind.setdefault("env", ENVIRONMENT)
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kind
     ) as child:
         try:
-            await_socket(path, child)
+            await_answer(path, child)
             yield child
         finally:
             child.terminate()
