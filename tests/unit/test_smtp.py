@@ -26,7 +26,7 @@ import aiosmtpd.controller
 import pytest
 import trustme
 from aiosmtpd.smtp import AuthResult
-from mta_support import PATIENCE, C, Simple, options, packet
+from mta_support import PATIENCE, C, OnlyAt, Simple, options, packet
 
 from Milter import mta
 from Milter._smtpclient import client_of
@@ -54,21 +54,25 @@ class Keeper:
 def serving(handler: Any, make: type[Any] = Controller, **kind: Any) -> Iterator[int]:
     """A server in a thread of its own; gives its port."""
     kind.setdefault("server_hostname", "mx.example.com")
-    # aiosmtpd's own Controller has to be told a port.
-    port = 0 if issubclass(make, Controller) else free_port()
-    controller = make(handler, hostname="127.0.0.1", port=port, **kind)
-    controller.start()
+    kind.setdefault("ready_timeout", PATIENCE)
+    controller = make(handler, hostname="127.0.0.1", port=0, **kind)
+
+    def port() -> int:
+        found: int = controller.server.sockets[0].getsockname()[1]
+        return found
+
+    def connect(address: tuple[str, int], _: float) -> socket.socket:
+        return socket.create_connection((address[0], port()), PATIENCE)
+
+    with pytest.MonkeyPatch.context() as patch:
+        # aiosmtpd's own connection goes after a second, before it is greeted if need be; and where
+        # the system has chosen the port, only our Controller knows which.
+        patch.setattr(aiosmtpd.controller, "create_connection", connect)
+        controller.start()
     try:
-        yield controller.port
+        yield port()
     finally:
         controller.stop()
-
-
-def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager
@@ -572,7 +576,7 @@ def test_a_filter_that_hangs(tmp_path: Path) -> None:
     app = Keeper()
     seen: list[Any] = []
     with filter_at(tmp_path / "s", M=b"") as simple:
-        hanging = mta.Filter(simple.spec, "accept", mta.Timeouts(reply=0.2))
+        hanging = mta.Filter(simple.spec, "accept", OnlyAt("mail", 0.2))
         handler = MilterHandler(hanging, app=app, on_result=seen.append)
         with serving(handler) as port, client(port) as smtp:
             smtp.sendmail("a@example.org", ["b@example.com"], MAIL)

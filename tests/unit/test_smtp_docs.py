@@ -5,12 +5,12 @@ from __future__ import annotations
 import builtins
 import re
 import smtplib
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mta_support import PATIENCE, Simple, packet
-from test_smtp import free_port
 
 from Milter import smtp
 
@@ -34,14 +34,18 @@ def test_examples(
     """Each example serves mail, only on another port and with another filter."""
     assert 3 == len(EXAMPLES)
     monkeypatch.chdir(tmp_path)
-    port = free_port()
+    monkeypatch.setenv("AIOSMTPD_CONTROLLER_TIMEOUT", str(PATIENCE))
     replies = {"E": packet("h", b"X-Seen\0yes\0") + packet("a")}
 
     def enter(_: str) -> str:
         send(port, "you@example.org")
         return ""
 
-    with Simple(tmp_path / "s", replies) as simple:
+    with socket.socket() as held, Simple(tmp_path / "s", replies) as simple:
+        # Nobody else is given the port, and a server with the same option may listen on it.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
         text = EXAMPLES[number].replace("port=8025", f"port={port}")
         text = re.sub(r'"(inet:8893@127\.0\.0\.1|unix:/run/filter\.sock)"', repr(simple.spec), text)
         monkeypatch.setattr(builtins, "input", enter)

@@ -21,7 +21,10 @@ from Milter.smtp import SMTP, Controller, MilterHandler
 
 def test_port_0(tmp_path: Path) -> None:
     """The Controller says which port it got; another one serves beside it."""
-    first, second = (Controller(MilterHandler(), hostname="127.0.0.1", port=0) for _ in range(2))
+    first, second = (
+        Controller(MilterHandler(), hostname="127.0.0.1", port=0, ready_timeout=PATIENCE)
+        for _ in range(2)
+    )
     first.start()
     try:
         second.start()
@@ -38,7 +41,7 @@ def test_port_0(tmp_path: Path) -> None:
 
 def test_many_clients_at_once() -> None:
     """More clients than asyncio's queue has room for by default (100) are all greeted."""
-    controller = Controller(MilterHandler(), hostname="127.0.0.1", port=0)
+    controller = Controller(MilterHandler(), hostname="127.0.0.1", port=0, ready_timeout=PATIENCE)
     controller.start()
     busy = threading.Event()
     try:
@@ -178,7 +181,8 @@ def test_a_unix_socket(tmp_path: Path, kind: str) -> None:
     app = Keeper()
     path = str(tmp_path / "smtp")
     with Simple(tmp_path / "s") as simple:
-        controller = make(MilterHandler(simple.spec, app=app), unix_socket=path)
+        handler = MilterHandler(simple.spec, app=app)
+        controller = make(handler, unix_socket=path, ready_timeout=PATIENCE)
         controller.start()
         try:
             with socket.socket(socket.AF_UNIX) as sock:
