@@ -91,9 +91,9 @@ def _sigterm_cleans_up() -> Iterator[None]:
 
 def _running(kind: type[Mta]) -> Iterator[Mta]:
     """Run one mail server in a private directory; clean up whatever happens."""
-    with _sigterm_cleans_up(), private_area() as directory:
+    with _sigterm_cleans_up(), private_area() as directory, contextlib.ExitStack() as ports:
         try:
-            mta = kind(directory, layout(directory))
+            mta = kind(directory, layout(directory, ports))
         except Unavailable as error:
             missing(str(error))
         try:

@@ -145,43 +145,50 @@ def private_area() -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Return numbers of TCP ports that nobody uses now.
+def free_ports(count: int, keep: contextlib.ExitStack, host: str = "127.0.0.1") -> list[int]:
+    """Return numbers of TCP ports that nobody uses now, and that nobody else gets from here.
 
     They lie below the range that the kernel takes clients' ports from, so that no client of this
-    session can get hold of one before the server does.
+    session can get hold of one before the server does. Until *keep* is closed each stays bound,
+    without listening. Servers do not mind, for they say SO_REUSEADDR; but neither this process nor
+    another one that runs these tests finds such a port free.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with contextlib.ExitStack() as stack:
-        ports: list[int] = []
-        for port in random.sample(range(20000, 32000), 2000):
-            if len(ports) == count:
-                break
-            one = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            try:
-                one.bind((host, port))
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-                continue
-            ports.append(port)
-        return ports
+    ports: list[int] = []
+    for port in random.sample(range(20000, 32000), 2000):
+        if len(ports) == count:
+            break
+        one = keep.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        try:
+            one.bind((host, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            continue
+        # Not before: with it, what another process keeps would be no hindrance.
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        ports.append(port)
+    return ports
 
 
 def have_ipv6() -> bool:
     """Tell whether ::1 can be bound."""
     try:
-        free_ports(1, "::1")
+        with contextlib.ExitStack() as keep:
+            free_ports(1, keep, "::1")
     except OSError:
         return False
     return True
 
 
-def layout(directory: Path) -> list[Endpoint]:
-    """Return the endpoints of one server, with filter sockets in *directory*."""
+def layout(directory: Path, keep: contextlib.ExitStack) -> list[Endpoint]:
+    """Return the endpoints of one server, with filter sockets in *directory*.
+
+    Their ports are kept for it until *keep* is closed.
+    """
     with_ipv6 = have_ipv6()
-    smtp = iter(free_ports(8))
-    inet = iter(free_ports(2))
+    smtp = iter(free_ports(8, keep))
+    inet = iter(free_ports(2, keep))
 
     def unix(name: str) -> str:
         return f"unix:{directory}/{name}.sock"
@@ -197,8 +204,7 @@ def layout(directory: Path) -> list[Endpoint]:
         Endpoint("impatient", ("127.0.0.1", next(smtp)), (unix("i"),), timeout=2),
     ]
     if with_ipv6:
-        (port,) = free_ports(1, "::1")
-        (smtp6,) = free_ports(1, "::1")
+        port, smtp6 = free_ports(2, keep, "::1")
         endpoints.append(Endpoint("inet6", ("::1", smtp6), (f"inet6:{port}@[::1]",)))
     return endpoints
 
