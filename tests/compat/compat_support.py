@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any, Callable
 
-DEADLINE = 20.0
+DEADLINE = 30.0
 """Seconds after which a wait has failed; generous, since it only bounds a test that hangs."""
 
 CALLBACK_SETTERS = [

@@ -26,8 +26,9 @@ pytestmark = pytest.mark.usefixtures("waiting")
 
 TERM, INT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 
-#: A stop with nothing open takes less than 0.1 s on an idle machine; this bounds a loaded one.
-PROMPTLY = 1.0
+#: A stop with nothing open takes less than 0.1 s, and under libmilter up to 5 s; in between, with
+#: room for a loaded machine.
+PROMPTLY = 4.0
 
 PROGRAM = """
 import os, signal, sys, threading, time
@@ -299,7 +300,7 @@ class Stopping(Mine):
     def hello(self, name):
         begun = time.monotonic()
         Milter.stop()
-        say("prompt" if time.monotonic() - begun < 1 else "slow")
+        say("prompt" if time.monotonic() - begun < 4 else "slow")
         return Milter.CONTINUE
 Milter.factory = Stopping
 """
@@ -352,7 +353,7 @@ class Forking(Mine):
         child = context.Process(target=work)
         child.start()
         after(child)
-        child.join(10)
+        child.join(30)
         say("child", child.exitcode)
         child.kill()
         return Milter.CONTINUE
@@ -447,7 +448,7 @@ except Mine2 as error:
 @pytest.mark.ours
 def test_handler_that_raises_lets_messages_finish(start: Start) -> None:
     """An open message is finished before the handler's exception goes on."""
-    program = start("signal.signal(signal.SIGTERM, lambda *args: sys.exit(7))\n" + RUN)
+    program = start("signal.signal(signal.SIGTERM, lambda *args: sys.exit(7))\n" + _drain(60))
     _after_ready(program)
     mta = program.mta(C, H, M, R)
     program.kill(TERM)
@@ -584,7 +585,7 @@ def _drain(seconds: Any) -> str:
 def test_open_message_is_finished(start: Start, number: int, before: tuple[bytes, ...]) -> None:
     """After a signal a message that is open is served to its end, while nobody new is let in; then
     its connection is closed."""
-    program = start()
+    program = start(_drain(60))
     _after_ready(program)
     mta = program.mta(C, H, *before)
     program.kill(number)
@@ -623,17 +624,21 @@ def test_peer_that_vanishes_meanwhile(start: Start) -> None:
 
 
 @pytest.mark.ours
-@pytest.mark.parametrize("seconds", [0, 0.3])
-def test_drain_has_an_end(start: Start, seconds: float) -> None:
-    """A message that is not finished when the time is over is cut off: `abort`, `close`."""
+@pytest.mark.parametrize(
+    ("seconds", "least", "most"), [(0, 0, 5), (0.3, 0.3, 5), (None, 5, DEADLINE)]
+)
+def test_drain_has_an_end(start: Start, seconds: float | None, least: float, most: float) -> None:
+    """A message that is not finished when the time, 5 s by default, is over is cut off: `abort`,
+    `close`."""
     program = start(_drain(seconds))
     _after_ready(program)
     mta = program.mta(C, H, M, R)
+    mta.patience = DEADLINE
     begun = time.monotonic()
     program.kill(TERM)
     assert b"" == mta.read_all()
     took = time.monotonic() - begun
-    assert seconds <= took < seconds + 2
+    assert least <= took < most
     assert (0, ["abort", "close", "result None", "after"]) == program.end_logged()
 
 
@@ -702,7 +707,7 @@ def test_running_callback_finishes(start: Start) -> None:
 class Slow(Mine):
     def eom(self):
         say("begun")
-        end = time.monotonic() + 20
+        end = time.monotonic() + 30
         while not os.path.exists(SOCKET[5:] + ".go") and time.monotonic() < end:
             time.sleep(0.01)
         say("finished")
@@ -731,7 +736,7 @@ def test_stop_with_open_message_from_a_thread(start: Start) -> None:
         """
 signal.signal(signal.SIGUSR1, lambda *args: Milter.stop())
 """
-        + RUN
+        + _drain(60)
     )
     _after_ready(program)
     mta = program.mta(C, H, M, R)
