@@ -156,7 +156,7 @@ def test_packet_that_comes_in_drops() -> None:
         begun = time.monotonic()
         while mta._recv(1, 0.05) is None:
             mta.send(b"x")
-            assert time.monotonic() - begun < 5, "each byte extends the time"
+            assert time.monotonic() - begun < 30, "each byte extends the time"
         idle.play(H)  # idle all the while, and not in a packet
         run.finish()
         assert 1 == len(endings(run.messages()))
@@ -167,7 +167,7 @@ def test_peer_that_does_not_read() -> None:
     with running(F(limits={"write_timeout": 0.3}, record=False)) as run:
         mta = run.connect()
         mta.send(OFFER)
-        mta.socket.settimeout(10)
+        mta.socket.settimeout(30)
         chunk = H * 5000
         try:
             while True:  # until both directions are full and the milter has closed

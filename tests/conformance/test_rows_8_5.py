@@ -507,7 +507,7 @@ def child(path: str, drain: float) -> subprocess.Popen[str]:
 
 def await_refusal(path: str) -> None:
     """Wait until nobody takes connections at this path any more: the signal has arrived."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while True:
         try:
             Peer(path).close()
@@ -532,7 +532,7 @@ def test_stop_lets_a_transaction_finish(tmp_path: Path, name: str) -> None:
             await_refusal(path)
             play(mta, "R T L N B E")
             mta.expect_close()
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=30)
         assert f"mail rcpt {CONTENT_NAMES} close\n" == out
         assert 0 == process.returncode
     finally:
@@ -552,7 +552,7 @@ def test_stop_waits_only_so_long(tmp_path: Path) -> None:
             mta.play(C, H, M)
             process.send_signal(signal.SIGINT)
             mta.expect_close()
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=30)
         assert "connect helo mail abort close\n" == out
         assert 0 == process.returncode
     finally:
