@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .mta import ROOT, answers, end, spawn, tail, wait_until
+from .mta import DEADLINE, ROOT, answers, end, spawn, tail, wait_until
 
 SCRIPTED = Path(__file__).with_name("scripted_filter.py")
 
@@ -126,7 +126,7 @@ class Filter:
         assert self.process is not None
         self.process.send_signal(number)
 
-    def wait(self, seconds: float = 20.0) -> int:
+    def wait(self, seconds: float = DEADLINE) -> int:
         """Wait until the filter has ended; return its exit status."""
         assert self.process is not None
         status = self.process.wait(seconds)

@@ -67,7 +67,7 @@ class Recorder:
         self.lists = lists or {}
         self.connections = []
 
-    def settled(self, seconds: float = 20) -> list[list[tuple[str, bytes]]]:
+    def settled(self, seconds: float = 60) -> list[list[tuple[str, bytes]]]:
         """Wait until no connection is open, and return what came."""
         with self._changed:
             assert self._changed.wait_for(lambda: not self._open, seconds), "a connection stays"

@@ -175,7 +175,7 @@ class Client(smtplib.SMTP):
     def at_end(self) -> bool:
         """Tell whether the server has closed the connection, once it had the time to."""
         assert self.sock is not None
-        self.sock.settimeout(10)
+        self.sock.settimeout(40)
         try:
             return bool(self.sock.recv(1) == b"")
         except ConnectionError:
