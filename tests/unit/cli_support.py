@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mta_support import PATIENCE
+import pytest
+from mta_support import ALL, PATIENCE, C
 
-from Milter import mta
+from Milter import _mailserver, _mtasession, mta
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -75,3 +76,41 @@ def serving(path: Path, *arguments: object, **kind: Any) -> Iterator[subprocess.
             except subprocess.TimeoutExpired:
                 child.kill()
                 raise
+
+
+class Prompt:
+    """A socket to a filter that answers in this very thread, as mta_support.Simple does.
+
+    What it answers is there before anybody waits for it: a short timeout is over only where it does
+    not answer, however busy the machine is.
+    """
+
+    def __init__(self, replies: dict[str, bytes]) -> None:
+        self._replies = {"O": ALL, "D": b"", "A": b"", **replies}
+        self._ours, self._theirs = socket.socketpair()
+        self._heard = b""
+
+    def sendall(self, data: bytes) -> None:
+        self._heard += data
+        while len(self._heard) >= 4:
+            end = 4 + int.from_bytes(self._heard[:4], "big")
+            if len(self._heard) < end:
+                break
+            letter, self._heard = self._heard[4:5].decode(), self._heard[end:]
+            if letter == "Q":
+                self._theirs.shutdown(socket.SHUT_WR)
+            else:
+                self._theirs.sendall(self._replies.get(letter, C))
+
+    def close(self) -> None:
+        self._ours.close()
+        self._theirs.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ours, name)
+
+
+def answer_promptly(monkeypatch: pytest.MonkeyPatch, replies: dict[str, bytes]) -> None:
+    """Has every session of a mail server in this process lead to a Prompt with these answers."""
+    for module in (_mtasession, _mailserver):
+        monkeypatch.setattr(module, "open_socket", lambda spec, timeout: Prompt(replies))

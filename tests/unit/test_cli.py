@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_support import COMMAND, ENVIRONMENT, process
+from cli_support import COMMAND, ENVIRONMENT, answer_promptly, process
 from mta_support import ALL, C, Simple, options, packet
 
 from Milter import __version__, _cli
@@ -726,10 +726,12 @@ def test_strict_and_lenient(tmp_path: Path, eml: Path, capsys: pytest.CaptureFix
         assert "+X: y" in lines
 
 
-def test_timeout(tmp_path: Path, eml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_timeout(
+    eml: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """--timeout is for every answer."""
-    with Simple(tmp_path / "s", {"M": b""}) as simple:
-        _, err = run(capsys, "send", "--timeout", "0.2", "--socket", simple.spec, eml, status=2)
+    answer_promptly(monkeypatch, {"M": b""})
+    _, err = run(capsys, "send", "--timeout", "0.2", "--socket", "unix:s", eml, status=2)
     assert "python -m Milter send: no answer to mail within 0.2 s\n" == err
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from cli_support import ROOT, await_socket, serving
-from mta_support import C, Simple, options, packet
+from mta_support import PATIENCE, C, Simple, options, packet
 
 from Milter import _cli
 
@@ -146,23 +146,27 @@ def test_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("replies", "text"),
+    ("replies", "timeout", "text"),
     [
-        ({"O": packet("r")}, "the filter sent REJECT in answer to the offer"),
-        ({"O": options(version=7)}, "version 7"),
-        ({"O": options(version=1)}, "version 1"),
-        ({"O": options() + C}, "although nothing was asked"),
-        ({"O": b"HTTP/1.0 400 Bad"}, "is this a filter at all?"),
-        ({"O": None}, "closed the connection"),
-        ({"O": b""}, " within 0.3 s"),
+        ({"O": packet("r")}, PATIENCE, "the filter sent REJECT in answer to the offer"),
+        ({"O": options(version=7)}, PATIENCE, "version 7"),
+        ({"O": options(version=1)}, PATIENCE, "version 1"),
+        ({"O": options() + C}, PATIENCE, "although nothing was asked"),
+        ({"O": b"HTTP/1.0 400 Bad"}, PATIENCE, "is this a filter at all?"),
+        ({"O": None}, PATIENCE, "closed the connection"),
+        ({"O": b""}, 0.3, " within 0.3 s"),
     ],
 )
 def test_broken_filter(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], replies: dict[str, Any], text: str
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    replies: dict[str, Any],
+    timeout: float,
+    text: str,
 ) -> None:
     """A filter that answers something else, or not at all: one line, status 2."""
     with Simple(tmp_path / "s", replies) as simple:
-        lines, err = check(capsys, "--timeout", "0.3", "--socket", simple.spec, status=2)
+        lines, err = check(capsys, "--timeout", timeout, "--socket", simple.spec, status=2)
     assert [] == lines
     assert text in err
     assert 1 == err.count("\n")

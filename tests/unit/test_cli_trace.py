@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_support import COMMAND, ENVIRONMENT, await_socket, process
+from cli_support import COMMAND, ENVIRONMENT, answer_promptly, await_socket, process
 from mta_support import OFFER, PATIENCE, C, Simple, options, packet
 
 from Milter import _cli, mta
@@ -616,21 +616,30 @@ def test_replay_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert "1 of 1 connection played" == lines[-1]
 
 
-def test_replay_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("more", [[], ["--no-compare"]])
+def test_replay_fails(
+    more: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A filter that breaks the protocol: which rule, at which packet, and exit status 2."""
     path = recording(tmp_path / "s.rec")
     for answer, text in (
         (packet("Z"), "a filter sends the letters of 1.4 only; packet 4: 00 00 00 01 5A"),
         (None, "the filter closed the connection instead of answering eom"),
-        (b"", "no answer to eom within 0.2 s"),
     ):
         (tmp_path / "f").unlink(missing_ok=True)
         with Simple(tmp_path / "f", {**ANSWERS, "E": answer}) as simple:
-            where = ["send", "--replay", path, "--socket", simple.spec, "--timeout", "0.2"]
-            for more in ([], ["--no-compare"]):
-                _, err = run(capsys, *where, *more, status=2)
-                assert text in err
-                assert 1 == err.count("\n")
+            where = ["send", "--replay", path, "--socket", simple.spec]
+            _, err = run(capsys, *where, *more, status=2)
+        assert text in err
+        assert 1 == err.count("\n")
+    answer_promptly(monkeypatch, {**ANSWERS, "E": b""})
+    where = ["send", "--replay", path, "--socket", "unix:f", "--timeout", "0.2"]
+    _, err = run(capsys, *where, *more, status=2)
+    assert "no answer to eom within 0.2 s" in err
+    assert 1 == err.count("\n")
 
 
 def test_replay_one_connection(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import pytest
-from mta_support import OFFER, C, Simple, options, packet
+from mta_support import OFFER, PATIENCE, C, Simple, options, packet
 
 import Milter
 from Milter import mta
@@ -65,7 +65,7 @@ def played(
     """Plays a connection to a filter with these answers: what that heard, and the differences."""
     content = kind.pop("content", True)
     path = recording(place / "s.rec", steps, content=content)
-    kind.setdefault("timeouts", mta.Timeouts.all(10))
+    kind.setdefault("timeouts", mta.Timeouts.all(PATIENCE))
     with Simple(place / "f", {"E": ADD + C, **(replies or {})}) as simple:
         differences = mta.Recording.read(path).play(simple.spec, **kind)
     return simple.letters, differences
@@ -240,6 +240,14 @@ def test_macro_lists(tmp_path: Path) -> None:
 # -- filters that fail ---------------------------------------------------------------------------
 
 
+def waiting_for(header: Optional[bytes]) -> mta.Timeouts:
+    """Not for long for that answer to a header, if it does not come; for as long as it takes else.
+
+    The header is the first step that goes by this one.
+    """
+    return mta.Timeouts(content=0.2 if header == b"" else PATIENCE)
+
+
 @pytest.mark.parametrize(
     ("reply", "kind", "text"),
     [
@@ -259,7 +267,7 @@ def test_failures(reply: Any, kind: type[mta.MilterError], text: str, tmp_path: 
         tmp_path,
         [*opened(), *MESSAGE, *CLOSED],
         {"L": reply},
-        timeouts=mta.Timeouts.all(0.2),
+        timeouts=waiting_for(reply),
     )
     assert ["O", "M", "R", "L"] == heard
     assert ("header", ("continue",)) == (difference.step, difference.expected)
@@ -278,8 +286,7 @@ def test_failures(reply: Any, kind: type[mta.MilterError], text: str, tmp_path: 
 def test_fails_as_it_did(recorded: list[Step], reply: Any, tmp_path: Path) -> None:
     """A filter that failed then, and fails the same way now, answers as recorded."""
     steps = [*opened(), *MESSAGE[:5], *recorded]
-    timeouts = mta.Timeouts.all(0.2)
-    assert [] == played(tmp_path, steps, {"L": reply}, timeouts=timeouts)[1]
+    assert [] == played(tmp_path, steps, {"L": reply}, timeouts=waiting_for(reply))[1]
 
 
 @pytest.mark.parametrize(
@@ -379,7 +386,7 @@ def _recorded(spec: str) -> list[Step]:
     """A conversation with a filter on a unix socket that wants to hear of nothing but the end."""
     steps: list[Step] = []
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(10)
+        sock.settimeout(PATIENCE)
         sock.connect(spec.partition(":")[2])
         for data, answers in ((OFFER, 1), (EOM, 2), (QUIT, 0)):
             sock.sendall(data)
