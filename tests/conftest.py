@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import sys
+from collections.abc import Iterator
+from typing import Callable
 
 import hypothesis
 import pytest
@@ -31,3 +35,19 @@ def _noreply(monkeypatch: pytest.MonkeyPatch) -> None:
     import Milter
 
     monkeypatch.setattr(Milter, "NOREPLY", 7)
+
+
+@pytest.fixture
+def keep_port() -> Iterator[Callable[[str], int]]:
+    """Give a TCP port of an address on which nobody listens, and which no other process is given as
+    long as the test runs: sockets with SO_REUSEADDR may share it while one at most listens."""
+    with contextlib.ExitStack() as kept:
+
+        def keep(host: str) -> int:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            bound = kept.enter_context(socket.socket(family))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind((host, 0))
+            return int(bound.getsockname()[1])
+
+        yield keep

@@ -19,7 +19,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 from compat_live import Live
@@ -693,12 +693,6 @@ Milter.stop()
 """
 
 
-def _free_port(family: int = socket.AF_INET) -> int:
-    with socket.socket(family) as s:
-        s.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
 @pytest.mark.parametrize(
     ("spec", "address"),
     [
@@ -713,11 +707,12 @@ def _free_port(family: int = socket.AF_INET) -> int:
         ("inet:{port}", ("127.0.0.1", 0)),
     ],
 )
-def test_14_sockets(tmp_path: Path, spec: str, address: Any) -> None:
+def test_14_sockets(
+    tmp_path: Path, keep_port: Callable[[str], int], spec: str, address: Any
+) -> None:
     """The forms of socket specs that filters use are listened on."""
     path = str(tmp_path / "s")
-    ipv6 = isinstance(address, tuple) and address[0] == "::1"
-    port = _free_port(socket.AF_INET6 if ipv6 else socket.AF_INET)
+    port = 0 if isinstance(address, str) else keep_port(address[0])
     where = path if isinstance(address, str) else (address[0], port)
     process = subprocess.Popen(
         [sys.executable, "-c", SERVE, spec.format(path=path, port=port)],

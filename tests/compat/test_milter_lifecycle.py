@@ -9,6 +9,7 @@ import os
 import socket
 import stat
 from pathlib import Path
+from typing import Callable
 
 import pytest
 from compat_support import evaluate, run_python
@@ -141,11 +142,9 @@ def test_inet_specs(spec: str) -> None:
     )
 
 
-def test_inet_is_served() -> None:
+def test_inet_is_served(keep_port: Callable[[str], int]) -> None:
     """A milter on `inet:port@host` answers there."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = keep_port("127.0.0.1")
     body = f"""
 milter.setconn("inet:{port}@127.0.0.1"); milter.register("x"); started()
 print(serves(("127.0.0.1", {port})))

@@ -6,7 +6,6 @@ to syslog about a bad socket stands in the error's text here.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import re
@@ -35,6 +34,8 @@ PATIENCE = 30.0
 #: A stop with nothing open takes less than 0.1 s, and under libmilter up to 5 s; in between, with
 #: room for a loaded machine.
 PROMPTLY = 4.0
+
+KeepPort = Callable[[str], int]
 
 
 @pytest.fixture
@@ -97,16 +98,6 @@ def test_setconn() -> None:
         assert made.setconn(text) is None
 
 
-@contextlib.contextmanager
-def kept_port(host: str) -> Iterator[int]:
-    """A TCP port that nobody listens on, and that no other process is given meanwhile: two sockets
-    with SO_REUSEADDR may be bound to it as long as one at most listens."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        s.bind((host, 0))
-        yield int(s.getsockname()[1])
-
-
 def serves(spec: str, address: Any) -> None:
     """A server with that spec answers at the address, and not any more after its stop."""
     with running(F(), conn=spec):
@@ -152,25 +143,27 @@ def test_relative_unix_path(directory: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("inet6:{}", "::1"),
     ],
 )
-def test_tcp_specs(spec: str, host: str) -> None:
+def test_tcp_specs(keep_port: KeepPort, spec: str, host: str) -> None:
     """Every spelling of a TCP socket: name, literal, bracketed literal, any address."""
-    with kept_port(host) as port:
-        serves(spec.format(port), (host, port))
+    port = keep_port(host)
+    serves(spec.format(port), (host, port))
 
 
 @pytest.mark.row(171)
-def test_any_address_is_any() -> None:
+def test_any_address_is_any(keep_port: KeepPort) -> None:
     """Without a host an IPv4 server listens on every address, not on IPv6."""
-    with kept_port("127.0.0.1") as port, running(F(), conn=f"inet:{port}"):
+    port = keep_port("127.0.0.1")
+    with running(F(), conn=f"inet:{port}"):
         assert answers(("127.0.0.1", port))
         assert answers(("127.0.0.2", port))
         assert not answers(("::1", port))
 
 
 @pytest.mark.row(171)
-def test_one_address_is_one() -> None:
+def test_one_address_is_one(keep_port: KeepPort) -> None:
     """With a host it listens on that address only."""
-    with kept_port("127.0.0.1") as port, running(F(), conn=f"inet:{port}@127.0.0.1"):
+    port = keep_port("127.0.0.1")
+    with running(F(), conn=f"inet:{port}@127.0.0.1"):
         assert answers(("127.0.0.1", port))
         assert not answers(("127.0.0.2", port))
 
