@@ -12,6 +12,7 @@ import pwd
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 from .mta import (
@@ -306,6 +307,23 @@ class Postfix(Mta):
 
     def _log(self) -> str:
         return self.maillog.read_text("utf-8", "replace")
+
+    def wait_for_sessions(self) -> None:
+        """Wait until every SMTP session that has begun is over, and the log says all of it.
+
+        postlogd(8) writes what the others hand it, so a client may be gone before that is in the
+        log; but it writes in the order in which it was given.
+        """
+        mark = f"all before {time.monotonic_ns()}"
+        self._tool("postlog", "-t", "tests", mark)
+        wait_until(lambda: mark in self._log(), f"the log says {mark!r}")
+        begin_or_end = r" postfix/smtpd\[(\d+)\]: (connect|disconnect|panic|fatal)\b"
+
+        def over() -> bool:
+            last = dict(re.findall(begin_or_end, self._log()))
+            return "connect" not in last.values()
+
+        wait_until(over, "all SMTP sessions are over")
 
     def queue_id_of(self, token: str) -> str:
         """Return the queue id of the message with this token in its Message-ID, from the log."""

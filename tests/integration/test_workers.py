@@ -66,6 +66,8 @@ note("returned", os.getpid())
 
 #: Messages of one load, and how many sessions send them at once.
 MESSAGES, SESSIONS = 300, 8
+#: Seconds until a load, which takes a few, is given up.
+PATIENCE = 120.0
 
 
 class Service:
@@ -80,6 +82,8 @@ class Service:
         self._output = place.filter.output
         self._output.touch()
         self._old_output = self._output.stat().st_size
+        # So that nothing of another test's comes behind it.
+        self.mta.wait_for_sessions()
         self._old_log = len(self.mta._log())
         program = place.mta.directory / f"{place.token}.py"
         program.write_text(FILTER)
@@ -132,13 +136,7 @@ class Service:
 
     def cut_short(self) -> list[str]:
         """The log's lines about sessions in which no message was accepted."""
-        wait_until(
-            lambda: (
-                len(re.findall(": connect from", self.maillog()))
-                == len(re.findall(": disconnect from", self.maillog()))
-            ),
-            "all sessions are over",
-        )
+        self.mta.wait_for_sessions()
         lines = re.findall(": disconnect from.*", self.maillog())
         return [line for line in lines if " data=1 " not in line]
 
@@ -165,11 +163,13 @@ class Service:
                 for path in (queue / name).glob("**/*")
             )
 
-        wait_until(empty, "all mail is delivered")
+        wait_until(empty, "all mail is delivered", PATIENCE)
 
     def wait_for_mail(self, count: int) -> None:
         """Wait until so many messages have been delivered."""
-        wait_until(lambda: len(self.mta._maildir_files()) >= count, f"{count} messages delivered")
+        wait_until(
+            lambda: len(self.mta._maildir_files()) >= count, f"{count} messages delivered", PATIENCE
+        )
 
 
 class Held:
@@ -200,13 +200,15 @@ def load() -> Iterator[list[subprocess.Popen[bytes]]]:
         process.wait()
 
 
-def begin_load(place: Place, running: list[subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+def begin_load(
+    place: Place, running: list[subprocess.Popen[bytes]], messages: int = MESSAGES
+) -> subprocess.Popen[bytes]:
     """Start smtp-source: one message for each session, some sessions at once."""
     program = shutil.which("smtp-source", path="/usr/sbin:/usr/bin:/usr/local/sbin")
     if program is None:
         missing("smtp-source, which comes with Postfix")
     host, port = place.address
-    options = f"-A -s {SESSIONS} -m {MESSAGES} -l 3000 -M load.example -f {SENDER} -t {ONE}".split()
+    options = f"-A -s {SESSIONS} -m {messages} -l 3000 -M load.example -f {SENDER} -t {ONE}".split()
     process = subprocess.Popen(
         [program, *options, f"{host}:{port}"], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -239,7 +241,7 @@ def test_worker_killed_under_load(solo: Place, load: list[subprocess.Popen[bytes
         assert 4 == len(service.started(4))
         replies = {one.name: one.reply() for one in held if of[one.name] == victim}
         assert {"451 4.7.1 Service unavailable - try again later"} == set(replies.values())
-        assert 0 == source.wait(120)
+        assert 0 == source.wait(PATIENCE)
         service.gate.touch()
         kept = [one.reply() for one in held if of[one.name] != victim]
         assert all(reply.startswith("250 ") for reply in kept), kept
@@ -271,24 +273,27 @@ def test_roll_under_load(solo: Place, load: list[subprocess.Popen[bytes]]) -> No
     try:
         for step in (Say("greeting"), Say("ehlo", "EHLO long.example")):
             assert long.say(step)[:1] == "2"
-        source = begin_load(solo, load)
-        for count in (1, 2, 3):
-            service.wait_for_mail(count * MESSAGES // 6)
+        # A load for each time, and one for the last workers: however late the signal comes, those
+        # that it brings get mail.
+        for count in range(3):
+            begin_load(solo, load, MESSAGES // 3)
+            # What came before, the long session's messages with two recipients each, and some.
+            service.wait_for_mail(count * (MESSAGES // 3 + 2) + MESSAGES // 6)
             solo.filter.signal(signal.SIGHUP)
-            service.started(2 + 2 * count)
+            service.started(4 + 2 * count)
             for step in message_steps():
                 assert long.say(step, content)[:1] in "23"
+        begin_load(solo, load, SESSIONS)
         assert long.say(QUIT)[:3] == "221"
-        assert 0 == source.wait(120)
+        assert [0] * 4 == [source.wait(PATIENCE) for source in load]
     finally:
         long.close()
     workers = service.started(8)
     for pid in workers[:6]:
         service.ended(pid)
-    # The long session's messages have two recipients each.
     service.wait_for_empty_queue()
     delivered = service.delivered()
-    assert MESSAGES + 6 == len(delivered)
+    assert MESSAGES + SESSIONS + 6 == len(delivered)
     assert set(workers) >= set(delivered)
     assert len(set(delivered)) >= 3
     assert [] == re.findall(r".*(?:milter|4\d\d 4\.).*", service.maillog())
