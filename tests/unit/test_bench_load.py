@@ -20,6 +20,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from cli_support import kept_port
+from mta_support import PATIENCE
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 
@@ -92,7 +94,7 @@ class Peer:
         """Waits until every connection has ended."""
         self._listener.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
         self._listener.close()
 
@@ -119,7 +121,7 @@ class Peer:
         counts: dict[str, int] = {}
         data = b""
         with connection, suppress(ConnectionError):
-            connection.settimeout(20)
+            connection.settimeout(PATIENCE)
             while True:
                 got = connection.recv(1 << 20)
                 if not got:
@@ -743,30 +745,28 @@ def test_floor(
 ) -> None:
     """The bare responder answers as the benchmark's filter does, in each of its workloads."""
     program = build("floor")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    specification = f"unix:{load.path}" if transport == "unix" else f"inet:{port}@127.0.0.1"
-    floor = subprocess.Popen([program, specification, workload], stdin=subprocess.DEVNULL)
-    try:
-        family = socket.AF_UNIX if transport == "unix" else socket.AF_INET
-        address = load.path if transport == "unix" else ("127.0.0.1", port)
-        deadline = time.monotonic() + 10
-        while True:
-            with socket.socket(family) as probe:
-                if probe.connect_ex(address) == 0:
-                    break
-            assert floor.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        status, result = load.run(
-            *("--connections", "2", "--messages", "3", "--style", style, "--reject-at", where),
-            *("--headers", "2"),
-            specification=specification,
-        )
-    finally:
-        floor.kill()
-        floor.wait()
+    with kept_port() as port:
+        specification = f"unix:{load.path}" if transport == "unix" else f"inet:{port}@127.0.0.1"
+        floor = subprocess.Popen([program, specification, workload], stdin=subprocess.DEVNULL)
+        try:
+            family = socket.AF_UNIX if transport == "unix" else socket.AF_INET
+            address = load.path if transport == "unix" else ("127.0.0.1", port)
+            deadline = time.monotonic() + PATIENCE
+            while True:
+                with socket.socket(family) as probe:
+                    if probe.connect_ex(address) == 0:
+                        break
+                assert floor.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            status, result = load.run(
+                *("--connections", "2", "--messages", "3", "--style", style, "--reject-at", where),
+                *("--headers", "2"),
+                specification=specification,
+            )
+        finally:
+            floor.kill()
+            floor.wait()
     assert None is result["first_error"]
     assert 0 == status
     assert replies == result["replies"]

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_support import COMMAND, ENVIRONMENT, process
+from cli_support import COMMAND, ENVIRONMENT, kept_port, process
 
 import Milter
 from Milter import _cli
@@ -175,13 +175,13 @@ def test_a_filter_that_ends(tmp_path: Path) -> None:
 
 def test_port_and_profile(tmp_path: Path) -> None:
     """It listens where it is told to, and speaks as the mail server it is told to be."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        done = process("demo", "--port", port, cwd=tmp_path)
+    with kept_port() as port:
+        with socket.create_server(("127.0.0.1", port)):
+            done = process("demo", "--port", port, cwd=tmp_path)
         assert (2, "") == (done.returncode, done.stdout)
         assert 1 == done.stderr.count("\n")
         assert "address already in use" in done.stderr
-    done = process("demo", "--port", port, "--profile", "sendmail", cwd=tmp_path)
+        done = process("demo", "--port", port, "--profile", "sendmail", cwd=tmp_path)
     assert (0, "") == (done.returncode, done.stderr)
     assert done.stdout.startswith(f"An SMTP server on 127.0.0.1 port {port} asks ")
     assert re.search(

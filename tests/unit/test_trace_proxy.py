@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
+from cli_support import kept_port
 from mta_support import OFFER, PATIENCE, C, packet
 
 from Milter import _tracewire, mta
@@ -339,15 +340,14 @@ def test_unreachable(tmp_path: Path) -> None:
 
 def test_unreachable_over_tcp(tmp_path: Path) -> None:
     """The same where the port is closed."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    run = Running("inet:0@127.0.0.1", f"inet:{port}@127.0.0.1", free)
-    try:
-        with run.dial() as ours, contextlib.suppress(ConnectionResetError):
-            assert b"" == ours.recv(100)
-        assert "refused" in run.await_record(lambda record: record.kind == "failed").text
-    finally:
-        run.stop()
+    with kept_port() as port, socket.socket() as listener:
+        run = Running("inet:0@127.0.0.1", f"inet:{port}@127.0.0.1", listener)
+        try:
+            with run.dial() as ours, contextlib.suppress(ConnectionResetError):
+                assert b"" == ours.recv(100)
+            assert "refused" in run.await_record(lambda record: record.kind == "failed").text
+        finally:
+            run.stop()
 
 
 def test_full_backlog(tmp_path: Path) -> None:
@@ -440,10 +440,8 @@ def test_its_own_filter(tmp_path: Path) -> None:
     with pytest.raises(ListenError, match="is this one"):
         Proxy(place, f"unix:{tmp_path / 'link' / 'trace'}", lambda record: None)
     assert not (tmp_path / "trace").exists()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     for host in ("127.0.0.1", "0.0.0.0"):
-        with pytest.raises(ListenError, match="is this one"):
+        with kept_port() as port, pytest.raises(ListenError, match="is this one"):
             Proxy(f"inet:{port}@{host}", f"inet:{port}@localhost", lambda record: None)
 
 
