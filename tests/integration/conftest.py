@@ -20,6 +20,8 @@ from .smtp import STANDARD, Say, Transcript, play, render
 
 MTAS: dict[str, type[Mta]] = {"postfix": Postfix, "sendmail": Sendmail}
 _tokens = itertools.count(1)
+#: The mail servers that run.
+_servers: list[Mta] = []
 
 
 def missing(what: str) -> NoReturn:
@@ -97,10 +99,12 @@ def _running(kind: type[Mta]) -> Iterator[Mta]:
         except Unavailable as error:
             missing(str(error))
         try:
+            _servers.append(mta)
             mta.start()
             yield mta
         finally:
             mta.stop()
+            _servers.remove(mta)
 
 
 @pytest.fixture(scope="session")
@@ -189,6 +193,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         for name in ("place", "solo"):
             if name in funcargs:
                 report.sections.append(("filter and mail server", funcargs[name].diagnosis()))
+                return report
+        for mta in _servers:
+            if item.get_closest_marker(mta.name) is not None:
+                report.sections.append((mta.name, mta.diagnosis()))
     return report
 
 

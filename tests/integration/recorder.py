@@ -94,8 +94,11 @@ class Recorder:
     def _serve(self, peer: socket.socket) -> None:
         seen: list[tuple[str, bytes]] = []
         try:
-            with peer, peer.makefile("rb") as file, contextlib.suppress(OSError):
+            with peer, peer.makefile("rb") as file:
                 self._talk(peer, file, seen)
+        except OSError as error:
+            # No fault, as the other side may close at any time; for the report of one.
+            print(f"recorder at {self.path}: {error!r}")
         finally:
             with self._changed:
                 self._open -= 1
