@@ -510,6 +510,7 @@ TEST(socket_prepare)
     CHECK(get_timeout(fd, SO_RCVTIMEO) > 0);
     char byte;
     CHECK_INT(1, write(client, "x", 1));
+    CHECK_INT(1, mlt_socket_wait(fd, 20000)); /* a read waits no longer than that millisecond */
     CHECK_INT(1, mlt_socket_read(fd, &byte, 1, true, tcp));
     CHECK_INT('x', byte);
     close(client);
