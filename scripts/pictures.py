@@ -37,7 +37,7 @@ class Picture(NamedTuple):
     """In docs/, with the files that the command needs."""
     command: str
     background: tuple[str, ...] = ()
-    """Commands that go on meanwhile, each once it listens at the socket that it names first."""
+    """Commands that go on meanwhile, each once it has said that it listens."""
     before: str = ""
     """A command that is run before, and not shown."""
 
@@ -115,18 +115,20 @@ def arguments(command: str) -> list[str]:
 
 @contextlib.contextmanager
 def running(command: str, directory: Path, environment: dict[str, str]) -> Iterator[None]:
-    """A command goes on in the background, once its socket is there."""
-    socket = re.findall(r"unix:(\S+)", command)[0]
-    with subprocess.Popen(
-        arguments(command),
-        cwd=directory,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as child:
+    """A command goes on in the background, once it has said that it listens."""
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(
+            arguments(command),
+            cwd=directory,
+            env=environment,
+            stdout=said,
+            stderr=said,
+        ) as child,
+    ):
         try:
             deadline = time.monotonic() + 30
-            while not (directory / socket).exists():
+            while b"listening at" not in os.pread(said.fileno(), 65536, 0):
                 assert child.poll() is None, command
                 assert time.monotonic() < deadline, command
                 time.sleep(0.01)
