@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import smtplib
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +26,7 @@ from Milter._cli.output import ACCEPTED, FAILED, Failure, complain, say, use_col
 from Milter._cli.run import LISTENING, names_class
 from Milter._cli.show import say_diff, say_outcome
 from Milter._message import from_wire, shown
-from Milter.mta import PROFILES, Message
+from Milter.mta import PROFILES, Message, MilterError
 
 if TYPE_CHECKING:
     from Milter._programs import ProcessFilter
@@ -272,6 +273,17 @@ def _messages(names: list[str]) -> list[tuple[str, Message]]:
     return [(source.name, parse(source, None, None, False)) for source in found]
 
 
+def _has_ended(filter_: ProcessFilter, failed: bool) -> bool:
+    """Whether it has; *failed*: so it may be about to, its sockets closed already."""
+    if failed and filter_.process.poll() is None:
+        try:
+            filter_.open(_LOOK).close()
+        except MilterError:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                filter_.process.wait(_PATIENCE)
+    return filter_.process.poll() is not None
+
+
 def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
@@ -330,7 +342,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 raise Failure(f"{name}: {error}") from None
         if arguments.keep:
             demo.keep(number)
-        elif running.process.poll() is not None:
+        elif _has_ended(running, complaints.count > 0):
             logger.error("the filter has ended")
         return FAILED if complaints.count else ACCEPTED
 
