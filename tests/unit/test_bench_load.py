@@ -648,13 +648,13 @@ def test_time(load: Generator) -> None:
     """A run by time counts what is between the warm-up and the end; nothing is left half done."""
     peer, result = load.good(
         ordinary,
-        *("--sessions", "2", "--warmup", "0.2", "--seconds", "0.4", "--messages", "3", *SMALL),
+        *("--sessions", "2", "--warmup", "0.2", "--seconds", "2", "--messages", "3", *SMALL),
     )
     received = " ".join(peer.events()).split()
     assert received.count("E") == result["all_messages"]
     assert received.count("Q") == len(peer.packets) == result["all_connections"]
     assert 0 < int(str(result["messages"])) < received.count("E")
-    assert 0.4 <= float(str(result["seconds"])) < 10
+    assert 2 <= float(str(result["seconds"])) < PATIENCE
     assert received.count("M") == received.count("E")
 
 
