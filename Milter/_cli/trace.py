@@ -485,14 +485,17 @@ def _live(given: argparse.Namespace) -> int:
         if given.record is not None:
             recorder = _recorder(given, Head(now(time.time() - proxy.now())))
         title = f"listening at {shown(given.listen)}, passing on to {shown(given.filter)}"
-        screen = _Screen(_Printer(given), "" if given.json else title, proxy.stop)
+        whole = True
         try:
             with _signals(proxy.stop):
+                # It says that it listens: who has read that may end it.
+                screen = _Screen(_Printer(given), "" if given.json else title, proxy.stop)
                 proxy.run()
         finally:
             if recorder is not None:
                 recorder.close()
-            whole = screen.close()
+            if screen is not None:
+                whole = screen.close()
     if not whole:
         complain(COMMAND.name, "the terminal does not take what is printed")
         # Not as usual: the interpreter would wait for the thread that waits for the terminal.

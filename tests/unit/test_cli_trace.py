@@ -24,6 +24,7 @@ from mta_support import OFFER, PATIENCE, C, Simple, options, packet
 
 from Milter import _cli, mta
 from Milter._cli import trace
+from Milter._cli.output import Failure
 from Milter._recording import Head, Writer
 from Milter._trace import FILTER, MTA, Record
 
@@ -350,6 +351,27 @@ def test_live(number: int, tmp_path: Path) -> None:
         assert [] == mta.Recording.read(path).play(simple.spec)
     heard = ["".join(simple.letters)[: len(simple.letters) // 2]]
     assert heard[0] + heard[0] == "".join(simple.letters)
+
+
+def test_ended_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it says that it listens, a signal ends it as it is to end."""
+
+    def early(*_: object) -> None:
+        raise Failure("nothing was there yet to handle it")
+
+    class Hasty(trace._Screen):
+        def __init__(self, *arguments: Any) -> None:
+            signal.raise_signal(signal.SIGTERM)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(trace, "_Screen", Hasty)
+    before = signal.signal(signal.SIGTERM, early)
+    try:
+        where = ["--listen", f"unix:{tmp_path / 't'}", "--filter", f"unix:{tmp_path / 'f'}"]
+        assert 0 == _cli.main(["trace", *where])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not (tmp_path / "t").exists()
 
 
 def test_live_without_content(tmp_path: Path) -> None:
