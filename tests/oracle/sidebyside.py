@@ -8,10 +8,10 @@ A scenario's steps are a string of the packets that wire spec section 8 names::
     O  offer of version 6 with everything       C H M R T L N B E A Q K U  as defined there
 
 Each packet waits for as many verdicts as the protocol promises: one for most, none for A, Q, K and
-D. A suffix says otherwise: ``L-`` expects no reply to that L (and does not wait), ``L?`` waits a
-second for one and goes on without it, for steps at which libmilter is known to be silent. Packets
-of another content are given as ``(letter and suffix, data)``; ``("raw", bytes)`` writes bytes as
-they are. ``"|"`` ends the connection and opens the next one to the same filter.
+D. A suffix says otherwise: ``L-`` expects no reply to that L (and does not wait), ``L?`` goes on
+without one, for steps at which libmilter is known to be silent. Packets of another content are
+given as ``(letter and suffix, data)``; ``("raw", bytes)`` writes bytes as they are. ``"|"`` ends
+the connection and opens the next one to the same filter.
 
 What came back is a string too, one word per frame: the letter, for ``O`` the three numbers in
 hexadecimal, for other frames the data; ``-`` where a promised verdict did not come, ``X`` where
@@ -39,9 +39,9 @@ ROOT = HERE.parents[1]
 ORACLE_PYTHON = ROOT / ".cache" / "oracle" / "bin" / "python"
 
 #: How long a reply may take that must come. Only a failure waits so long.
-PATIENCE = 20.0
-#: How long to wait where silence is one of the possible answers.
-SILENCE = 1.0
+PATIENCE = 30.0
+#: How long to wait where silence is what is expected.
+SILENCE = 5.0
 
 Step = Union[str, tuple[str, bytes]]
 
@@ -156,7 +156,7 @@ class Wire:
                 raise Closed
             self.pending += data
 
-    def rest(self) -> list[str]:
+    def rest(self, patience: float = PATIENCE) -> list[str]:
         """End our half, and return every frame that still comes until the filter closes."""
         try:
             self.socket.shutdown(socket.SHUT_WR)
@@ -165,7 +165,7 @@ class Wire:
         words = []
         try:
             while True:
-                answer = self.read(PATIENCE)
+                answer = self.read(patience)
                 if answer is None:
                     words.append("never-closed")
                     break
@@ -182,8 +182,13 @@ class Wire:
 NOT_VERDICTS = frozenset("phimb+2-eq")
 
 
-def play_connection(path: str, steps: list[Step]) -> str:
-    """Play the steps of one connection and return the transcript."""
+def play_connection(path: str, steps: list[Step], expected: str = "") -> str:
+    """Play the steps of one connection and return the transcript.
+
+    expected: what will be in it. Only where it says so there is silence to be waited for.
+    """
+    words_expected = expected.split()
+    silence = SILENCE if "-" in words_expected else PATIENCE
     words: list[str] = []
     wire = Wire(path)
     try:
@@ -198,7 +203,7 @@ def play_connection(path: str, steps: list[Step]) -> str:
             if suffix == "-" or letter in UNANSWERED:
                 continue
             while True:
-                answer = wire.read(SILENCE if suffix == "?" else PATIENCE)
+                answer = wire.read(silence if suffix == "?" else PATIENCE)
                 if answer is None:
                     words.append("-")
                     break
@@ -207,7 +212,7 @@ def play_connection(path: str, steps: list[Step]) -> str:
                     break
     except Closed:
         words.append("X")
-    words += wire.rest()
+    words += wire.rest(SILENCE if "never-closed" in words_expected else PATIENCE)
     return " ".join(words)
 
 
@@ -283,18 +288,26 @@ class Side:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def play(
-        self, process: str, behaviour: dict[str, Any], steps: tuple[Step, ...], closes: bool = True
+        self,
+        process: str,
+        behaviour: dict[str, Any],
+        steps: tuple[Step, ...],
+        closes: bool = True,
+        expected: str = "",
     ) -> tuple[str, list[dict[str, Any]]]:
         """Play a scenario; return the transcript and the recorded callbacks.
 
         closes: whether a close callback is promised, to wait for, at the end of each connection.
+        expected: the transcript, where it is known; see `play_connection`.
         """
         self.start(process)
         self.path(process, "behaviour").write_text(json.dumps(behaviour), encoding="utf-8")
         self.path(process, "out").write_text("", encoding="utf-8")
         transcripts = []
         for number, connection in enumerate(parse(steps), 1):
-            transcripts.append(play_connection(str(self.path(process, "sock")), connection))
+            transcripts.append(
+                play_connection(str(self.path(process, "sock")), connection, expected)
+            )
             deadline = time.monotonic() + PATIENCE
             while closes:
                 closed = sum(event["cb"] == "close" for event in self.events(process))
