@@ -31,7 +31,7 @@ end
 
 -- connect(actions, steps): connect and negotiate; nil offers everything that libmilter knows.
 function connect(actions, steps)
-    local conn = mt.connect(socket, 100, 0.1)
+    local conn = mt.connect(socket, 300, 0.1)
     if conn == nil then
         fail("no connection to " .. socket)
     end

@@ -9,9 +9,13 @@ client itself raises, and so ends this program, where a reply breaks the protoco
 import json
 import socket
 import sys
+import time
 
 from miltertest import constants
 from miltertest.client import MilterConnection
+
+#: Seconds that may pass until the filter listens, and until it answers.
+PATIENCE = 30
 
 
 def plain(value):
@@ -52,12 +56,25 @@ def content(client, body):
     show("eom", client.send_eom())
 
 
+def connect(connection, path):
+    """Connect, as soon as somebody listens: the socket's file is there a moment before."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            connection.connect(path)
+            return
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
 def main():
     """Play one scenario."""
     path, scenario = sys.argv[1:]
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(20)
-        connection.connect(path)
+        connection.settimeout(PATIENCE)
+        connect(connection, path)
         client = MilterConnection(connection)
         show("negotiate", client.optneg_mta())
         envelope(client, "mail" if scenario == "mail" else "rcpt")
