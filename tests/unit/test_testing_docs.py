@@ -48,6 +48,14 @@ def printed(command: str, directory: Path) -> str:
 def test_tutorial(tmp_path: Path) -> None:
     """Followed from the top, every command prints what the page says."""
     assert ["python", "python", "console", "python", "console"] == [kind for kind, _ in BLOCKS[:5]]
+    # Whose machine is busy may need more than Hypothesis's 200 ms for an example.
+    tmp_path.joinpath("conftest.py").write_text(
+        "import hypothesis\n"
+        "hypothesis.settings.register_profile('busy', deadline=None, suppress_health_check=\n"
+        "    [hypothesis.HealthCheck.too_slow])\n"
+        "hypothesis.settings.load_profile('busy')\n",
+        "utf-8",
+    )
     for kind, text in BLOCKS:
         first, _, rest = text.partition("\n")
         if kind == "python":
