@@ -31,7 +31,7 @@ format:
 	@scripts/lint >/dev/null 2>&1 || true
 	.venv-lint/bin/ruff check --fix .
 	.venv-lint/bin/ruff format .
-	find milter_c bench -name '*.[ch]' -not -path '*/build/*' -exec .venv-lint/bin/clang-format -i {} +
+	find milter_c bench tests -name '*.[ch]' -not -path '*/build/*' -exec .venv-lint/bin/clang-format -i {} +
 
 build:
 	@scripts/build

@@ -67,11 +67,21 @@ static sfsistat on_end(SMFICTX *ctx)
 }
 
 static struct smfiDesc description = {
-    "torture", SMFI_VERSION,
-    SMFIF_ADDHDRS | SMFIF_CHGHDRS | SMFIF_CHGBODY | SMFIF_ADDRCPT | SMFIF_DELRCPT | SMFIF_CHGFROM
-        | SMFIF_QUARANTINE,
-    on_connect, on_text, on_arguments, on_arguments, on_header, on_nothing, on_body, on_end,
-    on_nothing, on_nothing, on_command,
+    "torture",
+    SMFI_VERSION,
+    SMFIF_ADDHDRS | SMFIF_CHGHDRS | SMFIF_CHGBODY | SMFIF_ADDRCPT | SMFIF_DELRCPT | SMFIF_CHGFROM |
+        SMFIF_QUARANTINE,
+    on_connect,
+    on_text,
+    on_arguments,
+    on_arguments,
+    on_header,
+    on_nothing,
+    on_body,
+    on_end,
+    on_nothing,
+    on_nothing,
+    on_command,
 #ifdef NO_DATA
     NULL,
 #else
