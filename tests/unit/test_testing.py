@@ -41,12 +41,19 @@ def client() -> Iterator[testing.Client]:
         yield client
 
 
-def no_more_threads(before: int) -> None:
-    """There are so many threads again; one whose work is done may need a moment to end."""
+def no_more_threads(before: list[threading.Thread]) -> None:
+    """There are no others again; one whose work is done may need a moment to end.
+
+    Nor need those from before be there still: one may have been an earlier test's.
+    """
+
+    def others() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread not in before]
+
     deadline = time.monotonic() + PATIENCE
-    while threading.active_count() > before and time.monotonic() < deadline:
+    while others() and time.monotonic() < deadline:
         time.sleep(0.005)
-    assert before == threading.active_count()
+    assert [] == others()
 
 
 # -- ways to run a filter ------------------------------------------------------------------------
@@ -248,7 +255,7 @@ def test_stop_ends_connections() -> None:
 @pytest.mark.parametrize("start", ["direct", "thread", "command"])
 def test_stop_leaves_nothing(start: str) -> None:
     """After the block no thread, process or socket of the filter is left."""
-    before = threading.active_count()
+    before = threading.enumerate()
     with STARTS[start]() as client:
         client.send()
         spec, filters = client.spec, client.filters
@@ -454,7 +461,7 @@ def test_timeout() -> None:
 
 def test_bad_options() -> None:
     """Options that do not exist are refused, and nothing is left running."""
-    before = threading.active_count()
+    before = threading.enumerate()
     with pytest.raises(ValueError, match="it is 'raise' or 'answer'"):
         testing.thread(Guard, failures="ignore")
     with pytest.raises(ValueError, match="no profile"):
@@ -596,7 +603,7 @@ def test_assert_message(client: testing.Client, tmp_path: Path) -> None:
 def test_kit(tmp_path: Path) -> None:
     """A kit starts filters of every kind, and stops them all."""
     (tmp_path / "hi.eml").write_bytes(b"Subject: hi\nTo: carol@example.com\n\nhello\n")
-    before = threading.active_count()
+    before = threading.enumerate()
     with testing.Kit(tmp_path, tmp_path) as kit:
         first, second = kit(Guard), kit.thread(Guard)
         third = kit.command([*PROGRAM, "{socket}"], env=ENV)
