@@ -176,8 +176,9 @@ class Worker:
 
     def signalled(self) -> None:
         """Stops this worker for a signal, which was for it alone or for all processes."""
-        _tell(self._channel, _LEAVING)
+        # In this order: once it is told there may be another, and then nobody is to be let in here.
         self._server.halt()
+        _tell(self._channel, _LEAVING)
 
     def retired(self) -> bool:
         """Tells whether it was to take no more connections, and has none left."""
@@ -396,7 +397,8 @@ class _Supervisor:
             return
         if _STOP_ALL in words:
             self._server.stop()
-        if _READY in words:
+        # One that came too late is dead, and the one that it was to replace goes on.
+        if _READY in words and not child.killed:
             self._place(child)
         if _ENOUGH in words:
             child.worn = True
