@@ -53,7 +53,7 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def run_python(
-    code: str, *args: str, timeout: float = 60.0, **extra: str
+    code: str, *args: str, timeout: float = 300.0, **extra: str
 ) -> subprocess.CompletedProcess[str]:
     """Run code in a fresh interpreter with args as its `sys.argv[1:]`; capture what it prints."""
     return subprocess.run(
@@ -66,7 +66,7 @@ def run_python(
     )
 
 
-def evaluate(setup: str, *expressions: str, timeout: float = 60.0) -> list[tuple[str, str]]:
+def evaluate(setup: str, *expressions: str, timeout: float = 300.0) -> list[tuple[str, str]]:
     """Evaluate expressions one after the other in one fresh interpreter after the setup code.
 
     Each gives `("returned", repr of the value)` or `("module.ExceptionType", its text)`.

@@ -321,7 +321,7 @@ def test_many_write(path: Path, what: str) -> None:
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(600)
     found = {line.split()[0] for line in path.read_text(encoding="utf-8").splitlines()}
     assert {f"{who}-{number}@x" for who in range(4) for number in range(100)} == found - {"old@x"}
 

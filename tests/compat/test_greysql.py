@@ -222,7 +222,7 @@ def theirs(module: str, path: str, steps: list[Any]) -> Any:
         input=json.dumps([module, path, NOW, steps]),
         stdout=subprocess.PIPE,
         text=True,
-        timeout=60,
+        timeout=600,  # it writes each answer to the disk
         check=True,
         cwd=os.path.dirname(path),
         env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},

@@ -278,6 +278,6 @@ def test_import_costs_nothing() -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
     )
     assert ("\n", "") == (shown.stdout, shown.stderr)

@@ -767,7 +767,7 @@ def test_collected(tmp_path: Path, runner: str) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert 0 == done.returncode, done.stdout
