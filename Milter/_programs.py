@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -175,11 +176,24 @@ def _replaced(text: str, words: Mapping[str, str]) -> str:
 
 
 def _free_port() -> int:
-    """A TCP port of this machine that nobody uses just now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A TCP port of this machine that nobody uses just now.
+
+    If possible none of those that the system chooses for whoever asks for any (ip(7)): it might
+    give it to another process before the program listens.
+    """
+    try:
+        with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
+            low = int(file.read().split()[0])
+    except OSError:
+        low = 0  # not Linux
+    below = range(max(low // 2, 1024), low)
+    # Not random.sample(): Hypothesis, for one, has that choose the same in every process.
+    for port in [*random.SystemRandom().sample(below, min(len(below), 100)), 0]:
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            found: int = sock.getsockname()[1]
+            return found
+    raise StartError("no TCP port is free")
 
 
 def _ending(status: int) -> str:

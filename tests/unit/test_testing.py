@@ -324,6 +324,18 @@ def test_command_words(tmp_path: Path) -> None:
         assert client.spec.startswith("inet:")
 
 
+def test_command_port() -> None:
+    """A port that was chosen for a program is free, and no other process is given it by chance."""
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    for _ in range(50):
+        port = _programs._free_port()
+        assert 1024 <= port < 65536
+        # Where the system has taken nearly all of them for itself, there is no other.
+        assert low < 2048 or not low <= port <= high
+        with socket.create_server(("127.0.0.1", port)):
+            pass
+
+
 def test_command_that_ignores_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that does not end at SIGTERM is killed."""
     monkeypatch.setattr(_programs, "_ENDING", 0.1)
