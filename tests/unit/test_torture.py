@@ -32,6 +32,8 @@ OPENDKIM = shutil.which("opendkim", path=f"{os.environ.get('PATH', '')}:/usr/sbi
 
 QUICK = mta.Timeouts.all(0.5)
 PATIENT = mta.Timeouts.all(PATIENCE)
+SHRINK = 10 * PATIENCE
+"""Seconds in which even a busy machine comes to the smallest play."""
 
 
 class Unhurried(mta.Timeouts):
@@ -158,7 +160,7 @@ def test_the_smallest_play(start: Start) -> None:
         filter.spec,
         rounds=100,
         timeouts=OnlyAt("unknown", 0.2),
-        shrink=10 * PATIENCE,
+        shrink=SHRINK,
         on_play=until("1.3"),
     )
     (failure,) = report.failures
@@ -181,7 +183,7 @@ def test_the_end_of_a_filter(start: Start) -> None:
     moves = (*moves_of("MRTUN"), Move("body", size=80), *moves_of("E"))
     # A play that is not answered is tried, too: not long for that one, and long for all others.
     timeouts = mta.Timeouts.all(4.0)
-    inquisition = _Torture(filter.spec, timeouts, True, shrink=2 * PATIENCE)
+    inquisition = _Torture(filter.spec, timeouts, True, shrink=SHRINK)
     state = _State()
     found = inquisition.check(Play(7, 1, moves=moves), state)
     assert found is not None
@@ -202,7 +204,7 @@ def test_the_end_of_a_filter(start: Start) -> None:
 def test_what_a_failure_says(start: Start) -> None:
     """A failure's text has the error with rule, packet and bytes, what was said, and the play."""
     filter = raw(start, "trailing byte")
-    report = torture(filter.spec, rounds=0, timeouts=PATIENT)
+    report = torture(filter.spec, rounds=0, timeouts=PATIENT, shrink=SHRINK)
     (failure,) = report.failures
     assert not report.ok
     assert "1 rule broken" in str(report)
@@ -271,7 +273,7 @@ def test_nothing_smaller_is_looked_for_after_the_end(tmp_path: Path) -> None:
     with Simple(tmp_path / "s", {"M": b"\0\0\0\1!"}) as simple:
         (failure,) = torture(simple.spec, seconds=0, timeouts=PATIENT).failures
         assert PLAIN == failure.play
-        (failure,) = torture(simple.spec, seconds=None, rounds=0, timeouts=PATIENT).failures
+        (failure,) = torture(simple.spec, rounds=0, timeouts=PATIENT, shrink=SHRINK).failures
         assert moves_of("M") == failure.play.moves
 
 
