@@ -92,7 +92,7 @@ def test_stopped_after_the_test(marks: pytest.Pytester) -> None:
             assert False
 
         def test_two():
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 30
             while threading.active_count() > before and time.monotonic() < deadline:
                 time.sleep(0.005)
             assert threading.active_count() == before
@@ -298,7 +298,7 @@ def test_program_that_dies(marks: pytest.Pytester) -> None:
             try:
                 client.send()
             finally:
-                client.filters[0].process.wait(20)
+                client.filters[0].process.wait(30)
         """
     )
     result = run(marks, "--tb=short")

@@ -369,7 +369,7 @@ def test_pymilter(start: Start, tmp_path: Path) -> None:
     # Copied, so that what lies beside it does not hide the package to be used.
     script = shutil.copy(HERE / "mta_filter.py", tmp_path)
     filter = start(str(ORACLE), script, "SOCKET", "plain")
-    report = torture(filter.spec, rounds=150, timeouts=mta.Timeouts.all(2), shrink=10)
+    report = torture(filter.spec, rounds=150, timeouts=mta.Timeouts.all(5), shrink=10)
     assert [] == known_to_libmilter(report)
 
 
