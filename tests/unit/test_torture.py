@@ -139,7 +139,8 @@ def test_nothing_wrong_with_a_right_filter(start: Start) -> None:
 def test_planted_faults(start: Start, fault: str) -> None:
     """Each planted fault is found, and its rule named."""
     filter = raw(start, fault)
-    # An answer that a busy machine has delayed is none of rule 1.3's, and of no other rule.
+    # Where silence is the fault, an answer that is late on a busy machine is taken for it; where it
+    # is another, it must not end the torture.
     waits = QUICK if FAULTS[fault] == "1.3" else Unhurried.all(0.5)
     report = torture(
         filter.spec,
