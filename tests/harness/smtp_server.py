@@ -13,6 +13,10 @@ import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP
 
+from harness.ports import reserved
+
+PATIENCE = 60.0  # seconds until aiosmtpd must serve
+
 
 class Inbox:
     """A handler for aiosmtpd: keeps what it is given, and answers by *replies* where it has one.
@@ -63,16 +67,17 @@ def aiosmtpd(
 ) -> Iterator[int]:
     """Run aiosmtpd on 127.0.0.1; gives its port. With *context* it offers STARTTLS."""
     options.setdefault("server_hostname", "mx.example")
-    controller = Controller(handler, hostname="127.0.0.1", port=0, tls_context=context, **options)
-    # Before it serves, to know the port: the controller cannot tell which one 0 became.
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        controller.port = probe.getsockname()[1]
-    controller.start()
-    try:
-        yield controller.port
-    finally:
-        controller.stop()
+    # Chosen before it serves: the controller cannot tell which one 0 became.
+    with reserved() as port:
+        controller = Controller(
+            handler, hostname="127.0.0.1", port=port, tls_context=context, ready_timeout=PATIENCE,
+            **options,
+        )  # fmt: skip
+        controller.start()
+        try:
+            yield port
+        finally:
+            controller.stop()
 
 
 def certificate(*names: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:

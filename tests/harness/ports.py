@@ -1,0 +1,19 @@
+"""TCP ports for servers that must be told one."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def reserved() -> Iterator[int]:
+    """A port of 127.0.0.1 that nobody else gets by chance while the block runs.
+
+    A server that sets SO_REUSEADDR, as usual, can listen at it meanwhile.
+    """
+    with socket.socket() as keeper:
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        keeper.bind(("127.0.0.1", 0))
+        yield int(keeper.getsockname()[1])
