@@ -205,6 +205,10 @@ class Proxy:
         with contextlib.suppress(OSError):  # full: it has been rung
             self._rope.send(b"\0")
 
+    def fileno(self) -> int:
+        """Returns the descriptor that a byte may be written to, to have :meth:`run` look up."""
+        return self._rope.fileno()
+
     def now(self) -> float:
         """Returns the seconds since the clock was started."""
         return time.monotonic() - self._start

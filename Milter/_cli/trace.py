@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Callable, Final, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Final, Optional, Union
 
 from Milter._cli.arguments import add_capture_port, add_colour, mode, seconds, whole
 from Milter._cli.command import Command
@@ -22,6 +22,9 @@ from Milter._message import from_wire, shown
 from Milter._mtacodec import MilterError
 from Milter._mtasocket import parse_spec
 from Milter._trace import Figures, Record, Shown, Style, Watch, without_content
+
+if TYPE_CHECKING:
+    from Milter._tracewire import Proxy
 
 _EPILOG: Final = """\
 With --listen and --filter it stands between the two: the mail server is told to connect to where
@@ -429,13 +432,16 @@ def _size(what: Union[Record, str]) -> int:
 
 
 @contextlib.contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Has the signals that end a process call *stop* instead."""
+def _signals(proxy: Proxy) -> Iterator[None]:
+    """Has the signals that end a process stop the proxy instead."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda *_: stop()) for number in numbers}
+    # A signal that comes when it is about to wait would not be handled before it has waited.
+    wakeup = signal.set_wakeup_fd(proxy.fileno(), warn_on_full_buffer=False)
+    before = {number: signal.signal(number, lambda *_: proxy.stop()) for number in numbers}
     try:
         yield
     finally:
+        signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -487,7 +493,7 @@ def _live(given: argparse.Namespace) -> int:
         title = f"listening at {shown(given.listen)}, passing on to {shown(given.filter)}"
         whole = True
         try:
-            with _signals(proxy.stop):
+            with _signals(proxy):
                 # It says that it listens: who has read that may end it.
                 screen = _Screen(_Printer(given), "" if given.json else title, proxy.stop)
                 proxy.run()

@@ -354,13 +354,16 @@ def test_live(number: int, tmp_path: Path) -> None:
 
 
 def test_ended_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once it says that it listens, a signal ends it as it is to end."""
+    """Once it says that it listens, a signal ends it as it is to end, and wakes it for that."""
+    wakes: list[int] = []
 
     def early(*_: object) -> None:
         raise Failure("nothing was there yet to handle it")
 
     class Hasty(trace._Screen):
         def __init__(self, *arguments: Any) -> None:
+            wakes.append(signal.set_wakeup_fd(-1))
+            signal.set_wakeup_fd(wakes[0])
             signal.raise_signal(signal.SIGTERM)
             super().__init__(*arguments)
 
@@ -372,6 +375,8 @@ def test_ended_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     assert not (tmp_path / "t").exists()
+    assert [-1] != wakes
+    assert -1 == signal.set_wakeup_fd(-1)
 
 
 def test_live_without_content(tmp_path: Path) -> None:
