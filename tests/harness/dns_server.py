@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from harness.ports import reserved
 
 NSD = shutil.which("nsd") or shutil.which("nsd", path="/usr/sbin")
 
@@ -35,17 +38,18 @@ zone:
 """
 
 
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that is free for TCP and UDP right now."""
+@contextlib.contextmanager
+def reserved_for_both() -> Iterator[int]:
+    """As `reserved`, and the port is free for UDP as well, at the beginning."""
     while True:
-        with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram:
-            stream.bind(("127.0.0.1", 0))
-            port: int = stream.getsockname()[1]
-            try:
-                datagram.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+        with reserved() as port:
+            with socket.socket(type=socket.SOCK_DGRAM) as datagram:
+                try:
+                    datagram.bind(("127.0.0.1", port))
+                except OSError:
+                    continue
+            yield port
+            return
 
 
 class Nsd:
@@ -53,7 +57,11 @@ class Nsd:
 
     def __init__(self, directory: Path, zones: dict[str, str]) -> None:
         assert NSD is not None
-        self.port = free_port()
+        with reserved_for_both() as self.port:
+            self._start(directory, zones)
+
+    def _start(self, directory: Path, zones: dict[str, str]) -> None:
+        """Start it, and wait until it answers."""
         text = CONFIGURATION.format(port=self.port, directory=directory)
         for name, records in zones.items():
             (directory / f"{name}.zone").write_text(records, encoding="ascii")
