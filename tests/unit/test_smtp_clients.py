@@ -20,6 +20,9 @@ from test_smtp import Keeper, eventually, serving
 
 from Milter.smtp import Maildir, MilterHandler
 
+LONG = 10 * PATIENCE
+"""Seconds in which even a busy machine has served all messages."""
+
 
 def program(name: str) -> str:
     """Where it is; skips the test if it is nowhere."""
@@ -55,7 +58,7 @@ def swaks(port: int, *arguments: str) -> subprocess.CompletedProcess[str]:
         [program("swaks"), "--server", "127.0.0.1", "--port", str(port), *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LONG,
         check=False,
     )
 
@@ -110,7 +113,7 @@ def test_smtp_source(tmp_path: Path, sample: str, profile: str) -> None:
         done = subprocess.run(
             [program("smtp-source"), "-4", "-s", "5", "-m", "60", "-l", "5000", "-r", "2",
              "-f", "a@example.org", "-t", "b@example.com", f"inet:127.0.0.1:{port}"],
-            capture_output=True, text=True, timeout=60, check=False,
+            capture_output=True, text=True, timeout=LONG, check=False,
         )  # fmt: skip
     assert 0 == done.returncode, done.stderr
     assert 60 == len(app.mails) == len(seen)
@@ -126,7 +129,7 @@ def test_smtp_source_keeps_a_connection(tmp_path: Path) -> None:
             done = subprocess.run(
                 [program("smtp-source"), "-4", "-d", "-s", "1", "-m", "7",
                  "-f", "a@example.org", "-t", "b@example.com", f"inet:127.0.0.1:{port}"],
-                capture_output=True, text=True, timeout=60, check=False,
+                capture_output=True, text=True, timeout=LONG, check=False,
             )  # fmt: skip
             assert 0 == done.returncode, done.stderr
         assert 2 == simple.connections, "aiosmtpd's own one, and one"

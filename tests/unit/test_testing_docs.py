@@ -37,7 +37,7 @@ def printed(command: str, directory: Path) -> str:
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     text = re.sub(r" in [0-9.]+s", " in 0.10s", result.stdout.decode())
