@@ -13,6 +13,7 @@ import sys
 from Milter import greylist
 
 NOW = 1_700_000_000.0
+PATIENCE = 60.0  # seconds to wait for the others
 
 
 def main() -> None:
@@ -20,7 +21,7 @@ def main() -> None:
     url, count, triples = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
     sys.stdin.read()
     done = 0
-    with greylist.open(url, clock=lambda: NOW) as store:
+    with greylist.open(url, timeout=PATIENCE, clock=lambda: NOW) as store:
         while done < count or not count:
             triple = triples[done % len(triples)]
             answer = store.check("192.0.2.1", triple, "r@y")

@@ -109,7 +109,7 @@ def told(output: bytes) -> dict[str, list[int]]:
 def test_no_count_is_lost(url: str, processes: int, checks: int) -> None:
     """Eight processes check five triples 50,000 times: each count is given out once, none fails."""
     triples = [f"{number}@x" for number in range(5)]
-    with greylist.open(url, clock=clock) as store:
+    with greylist.open(url, timeout=PATIENCE, clock=clock) as store:
         store.import_csv(io.StringIO(seen(*triples)))
         workers = [start(url, checks, *triples) for _ in range(processes)]
         answers: dict[str, list[int]] = {triple: [] for triple in triples}
@@ -173,7 +173,7 @@ def test_a_kill_loses_at_most_the_write_it_hit(path: str) -> None:
 
 def test_threads_share_a_list(url: str) -> None:
     """Sixteen threads, one object: no count is lost."""
-    with greylist.open(url, clock=clock) as store:
+    with greylist.open(url, timeout=PATIENCE, clock=clock) as store:
         store.import_csv(io.StringIO(seen("a@x")))
         answers: list[int] = []
 
@@ -191,7 +191,7 @@ def test_threads_share_a_list(url: str) -> None:
 
 def test_list_opened_before_a_fork(url: str) -> None:
     """Parent and children go on with the object that was opened before: no count is lost."""
-    with greylist.open(url, clock=clock) as store:
+    with greylist.open(url, timeout=PATIENCE, clock=clock) as store:
         store.import_csv(io.StringIO(seen("a@x")))
         assert 1 == store.check("192.0.2.1", "a@x", "r@y")
         children = []
@@ -224,7 +224,7 @@ def test_no_file_crosses_a_fork(path: str) -> None:
 
 def test_fork_while_other_threads_check(path: str) -> None:
     """A child forked in the middle of another thread's check can check, and so can the parent."""
-    with greylist.Greylist(path, clock=clock) as store:
+    with greylist.Greylist(path, timeout=PATIENCE, clock=clock) as store:
         store.import_csv(io.StringIO(seen("a@x")))
         stop = threading.Event()
         done: list[int] = []
