@@ -78,20 +78,6 @@ def serving(path: Path, *arguments: object, **kind: Any) -> Iterator[subprocess.
                 raise
 
 
-@contextmanager
-def kept_port() -> Iterator[int]:
-    """A TCP port of the loopback interface for a server that is told its number, and for no other.
-
-    While the block runs nobody who asks for any port is given this one: a socket has it that never
-    listens, which keeps out no server that sets SO_REUSEADDR. Until there is one, connections are
-    refused.
-    """
-    with socket.socket() as keeper:
-        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        keeper.bind(("127.0.0.1", 0))
-        yield keeper.getsockname()[1]
-
-
 class Prompt:
     """A socket to a filter that answers in this very thread, as mta_support.Simple does.
 

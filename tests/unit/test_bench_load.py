@@ -20,7 +20,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from cli_support import kept_port
 from mta_support import PATIENCE
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
@@ -742,31 +741,32 @@ def test_floor(
     workload: str,
     where: str,
     replies: dict[str, int],
+    keep_port: Callable[[str], int],
 ) -> None:
     """The bare responder answers as the benchmark's filter does, in each of its workloads."""
     program = build("floor")
-    with kept_port() as port:
-        specification = f"unix:{load.path}" if transport == "unix" else f"inet:{port}@127.0.0.1"
-        floor = subprocess.Popen([program, specification, workload], stdin=subprocess.DEVNULL)
-        try:
-            family = socket.AF_UNIX if transport == "unix" else socket.AF_INET
-            address = load.path if transport == "unix" else ("127.0.0.1", port)
-            deadline = time.monotonic() + PATIENCE
-            while True:
-                with socket.socket(family) as probe:
-                    if probe.connect_ex(address) == 0:
-                        break
-                assert floor.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            status, result = load.run(
-                *("--connections", "2", "--messages", "3", "--style", style, "--reject-at", where),
-                *("--headers", "2"),
-                specification=specification,
-            )
-        finally:
-            floor.kill()
-            floor.wait()
+    port = keep_port("127.0.0.1")
+    specification = f"unix:{load.path}" if transport == "unix" else f"inet:{port}@127.0.0.1"
+    floor = subprocess.Popen([program, specification, workload], stdin=subprocess.DEVNULL)
+    try:
+        family = socket.AF_UNIX if transport == "unix" else socket.AF_INET
+        address = load.path if transport == "unix" else ("127.0.0.1", port)
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            with socket.socket(family) as probe:
+                if probe.connect_ex(address) == 0:
+                    break
+            assert floor.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        status, result = load.run(
+            *("--connections", "2", "--messages", "3", "--style", style, "--reject-at", where),
+            *("--headers", "2"),
+            specification=specification,
+        )
+    finally:
+        floor.kill()
+        floor.wait()
     assert None is result["first_error"]
     assert 0 == status
     assert replies == result["replies"]

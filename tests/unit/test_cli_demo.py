@@ -9,10 +9,11 @@ import smtplib
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_support import COMMAND, ENVIRONMENT, kept_port, process
+from cli_support import COMMAND, ENVIRONMENT, process
 
 import Milter
 from Milter import _cli
@@ -186,15 +187,15 @@ def test_a_filter_that_ends(tmp_path: Path, name: str) -> None:
     assert ended.endswith(": the filter has ended")
 
 
-def test_port_and_profile(tmp_path: Path) -> None:
+def test_port_and_profile(tmp_path: Path, keep_port: Callable[[str], int]) -> None:
     """It listens where it is told to, and speaks as the mail server it is told to be."""
-    with kept_port() as port:
-        with socket.create_server(("127.0.0.1", port)):
-            done = process("demo", "--port", port, cwd=tmp_path)
-        assert (2, "") == (done.returncode, done.stdout)
-        assert 1 == done.stderr.count("\n")
-        assert "address already in use" in done.stderr
-        done = process("demo", "--port", port, "--profile", "sendmail", cwd=tmp_path)
+    port = keep_port("127.0.0.1")
+    with socket.create_server(("127.0.0.1", port)):
+        done = process("demo", "--port", port, cwd=tmp_path)
+    assert (2, "") == (done.returncode, done.stdout)
+    assert 1 == done.stderr.count("\n")
+    assert "address already in use" in done.stderr
+    done = process("demo", "--port", port, "--profile", "sendmail", cwd=tmp_path)
     assert (0, "") == (done.returncode, done.stderr)
     assert done.stdout.startswith(f"An SMTP server on 127.0.0.1 port {port} asks ")
     assert re.search(

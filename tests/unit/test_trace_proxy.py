@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from cli_support import kept_port
 from mta_support import OFFER, PATIENCE, C, packet
 
 from Milter import _tracewire, mta
@@ -338,10 +337,10 @@ def test_unreachable(tmp_path: Path) -> None:
     assert [("open", ""), ("failed", "")] == run.said(1)
 
 
-def test_unreachable_over_tcp(tmp_path: Path) -> None:
+def test_unreachable_over_tcp(keep_port: Callable[[str], int]) -> None:
     """The same where the port is closed."""
-    with kept_port() as port, socket.socket() as listener:
-        run = Running("inet:0@127.0.0.1", f"inet:{port}@127.0.0.1", listener)
+    with socket.socket() as listener:
+        run = Running("inet:0@127.0.0.1", f"inet:{keep_port('127.0.0.1')}@127.0.0.1", listener)
         try:
             with run.dial() as ours, contextlib.suppress(ConnectionResetError):
                 assert b"" == ours.recv(100)
@@ -433,7 +432,7 @@ def test_where_it_listens(tmp_path: Path) -> None:
             Proxy(f"unix:{tmp_path / 'other'}", wrong, lambda record: None)
 
 
-def test_its_own_filter(tmp_path: Path) -> None:
+def test_its_own_filter(tmp_path: Path, keep_port: Callable[[str], int]) -> None:
     """It does not connect to itself, whatever the filter's socket is called."""
     (tmp_path / "link").symlink_to(tmp_path)
     place = f"unix:{tmp_path / 'trace'}"
@@ -441,7 +440,8 @@ def test_its_own_filter(tmp_path: Path) -> None:
         Proxy(place, f"unix:{tmp_path / 'link' / 'trace'}", lambda record: None)
     assert not (tmp_path / "trace").exists()
     for host in ("127.0.0.1", "0.0.0.0"):
-        with kept_port() as port, pytest.raises(ListenError, match="is this one"):
+        port = keep_port("127.0.0.1")
+        with pytest.raises(ListenError, match="is this one"):
             Proxy(f"inet:{port}@{host}", f"inet:{port}@localhost", lambda record: None)
 
 
