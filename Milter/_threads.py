@@ -31,7 +31,7 @@ IDLE_THREADS = 32
 """Threads that may wait for connections; those beyond end with their connection."""
 
 _RETRY = 1.0  # seconds until main() tries again to start a thread
-_BEGIN = 2.0  # seconds that a thread gets to begin
+_BEGIN = 10.0  # seconds that a thread gets to begin; also where a machine stalls
 _COMPLAIN = 60.0  # seconds until it is said again that none can be started
 
 
