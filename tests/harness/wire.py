@@ -17,7 +17,7 @@ from typing import Optional, Union
 Address = Union[str, tuple[str, int]]
 
 #: Seconds until a reply, or an end of the connection, counts as missing: generous.
-PATIENCE = 10.0
+PATIENCE = 30.0
 #: Wire spec 8: "P -> -" means that nothing comes within 300 ms.
 SILENCE = 0.3
 

@@ -53,7 +53,7 @@ from Milter._server import Server
 ROOT = Path(__file__).resolve().parents[2]
 
 #: Seconds after which a wait has failed; generous, since it only bounds a test that hangs.
-PATIENCE = 20.0
+PATIENCE = 30.0
 
 #: The NR bits of all steps but negotiate and end of message (wire spec 2.2).
 NO_REPLIES = 0xFF080

@@ -10,6 +10,7 @@ import pytest
 
 from harness import F, running
 from harness.packets import A, B, C, E, H, L, M, N, R, T
+from harness.wire import PATIENCE
 from Milter._server import Server
 
 MESSAGE = (M, R, T, L, N, B, E)
@@ -31,14 +32,14 @@ def test_a_waiting_callback_holds_up_nobody() -> None:
     def helo(ctx: Any, name: str) -> int:
         if not go.is_set():
             inside.set()
-            assert go.wait(20)
+            assert go.wait(PATIENCE)
         return 0
 
     with running(F(returns={"helo": helo})) as run:
         blocked = run.mta()
         blocked.play(C)
         blocked.send(H)
-        assert inside.wait(20)
+        assert inside.wait(PATIENCE)
         others = [run.mta() for _ in range(3)]
         for _ in range(5):
             for other in others:
