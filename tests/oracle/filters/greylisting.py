@@ -4,19 +4,20 @@
 # ruff: noqa
 
 import sys
-import threading
 
 import Milter
 from Milter.greysql import Greylist
 
-local = threading.local()
 
-
-def greylist():
-    # One for each thread, as SQLite has it. Short times, as the second attempt comes at once.
-    if not hasattr(local, "grey"):
-        local.grey = Greylist("grey.db", grey_time=0, grey_expire=6, grey_retain=36)
-    return local.grey
+def check(ip, sender, recipient):
+    # One for each check: SQLite has a handle stay in its thread, and a session of a mail server that
+    # takes its time goes from thread to thread in libmilter, with its threading.local. Short times,
+    # as the second attempt comes at once.
+    grey = Greylist("grey.db", grey_time=0, grey_expire=6, grey_retain=36)
+    try:
+        return grey.check(ip, sender, recipient)
+    finally:
+        grey.close()
 
 
 class Grey(Milter.Base):
@@ -31,7 +32,7 @@ class Grey(Milter.Base):
     def envrcpt(self, t, *p):
         if not t.isascii() or not self.f.isascii():
             return Milter.CONTINUE
-        rc = greylist().check(self.ip, self.f, t)
+        rc = check(self.ip, self.f, t)
         print("rc", rc)
         if not rc:
             self.setreply("451", "4.7.1", "Greylisted: retry in %d minutes" % 10)
