@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import sys
 from collections.abc import Iterator
 from typing import Callable
@@ -41,13 +40,7 @@ def _noreply(monkeypatch: pytest.MonkeyPatch) -> None:
 def keep_port() -> Iterator[Callable[[str], int]]:
     """Give a TCP port of an address on which nobody listens, and which no other process is given as
     long as the test runs: sockets with SO_REUSEADDR may share it while one at most listens."""
+    from harness.ports import reserved
+
     with contextlib.ExitStack() as kept:
-
-        def keep(host: str) -> int:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            bound = kept.enter_context(socket.socket(family))
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind((host, 0))
-            return int(bound.getsockname()[1])
-
-        yield keep
+        yield lambda host: kept.enter_context(reserved(host))

@@ -67,7 +67,7 @@ _MESSAGES: Final = (
 _TIMEOUT: Final = 60.0  # seconds that the client waits for a reply
 _LOOK: Final = 0.5  # seconds between two looks at what the filter has printed
 _PAUSE: Final = 0.02  # and at its beginning
-_PATIENCE: Final = 20.0  # seconds that it gets to say that it listens, which it does already
+_PATIENCE: Final = 20.0  # seconds that filter and server get to begin
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
@@ -328,7 +328,12 @@ def _run(arguments: argparse.Namespace) -> int:
         handler = MilterHandler(
             running.spec, app=app, profile=arguments.profile, on_result=demo.results.append
         )
-        controller = Controller(handler, hostname="127.0.0.1", port=arguments.port or 0)
+        controller = Controller(
+            handler,
+            hostname="127.0.0.1",
+            port=arguments.port or 0,
+            ready_timeout=_PATIENCE,
+        )
         controller.start()
         stack.callback(controller.stop)
         number: int = controller.port

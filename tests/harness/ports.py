@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def reserved() -> Iterator[int]:
-    """A port of 127.0.0.1 that nobody else gets by chance while the block runs.
+def reserved(host: str = "127.0.0.1") -> Iterator[int]:
+    """A port of an address of this machine that nobody else gets by chance while the block runs.
 
     A server that sets SO_REUSEADDR, as usual, can listen at it meanwhile.
     """
-    with socket.socket() as keeper:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as keeper:
         keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        keeper.bind(("127.0.0.1", 0))
+        keeper.bind((host, 0))
         yield int(keeper.getsockname()[1])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import builtins
 import re
 import smtplib
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mta_support import PATIENCE, Simple, packet
 
+from harness.ports import reserved
 from Milter import smtp
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "smtp.md"
@@ -41,11 +41,7 @@ def test_examples(
         send(port, "you@example.org")
         return ""
 
-    with socket.socket() as held, Simple(tmp_path / "s", replies) as simple:
-        # Nobody else is given the port, and a server with the same option may listen on it.
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind(("127.0.0.1", 0))
-        port = held.getsockname()[1]
+    with reserved() as port, Simple(tmp_path / "s", replies) as simple:
         text = EXAMPLES[number].replace("port=8025", f"port={port}")
         text = re.sub(r'"(inet:8893@127\.0\.0\.1|unix:/run/filter\.sock)"', repr(simple.spec), text)
         monkeypatch.setattr(builtins, "input", enter)
