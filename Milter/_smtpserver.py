@@ -11,7 +11,7 @@ import asyncio
 import re
 import socket
 from collections.abc import Coroutine
-from typing import Any, AnyStr, Final, Optional
+from typing import Any, AnyStr, Final, Optional, cast
 
 try:
     import aiosmtpd.controller
@@ -108,14 +108,27 @@ class SMTP(aiosmtpd.smtp.SMTP):
         await super().smtp_DATA(arg)
 
 
+class _NoServer:
+    """Stands for asyncio's, which could not listen, until the controller is stopped."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    async def wait_closed(self) -> None:
+        """Nothing to wait for."""
+
+
 class Controller(aiosmtpd.controller.Controller):
     """aiosmtpd's Controller, with :class:`SMTP` of this package; the arguments are the same.
 
-    With port 0 the system chooses one that is free, and ``port`` is that after ``start()``.
+    With port 0 the system chooses one that is free, and ``port`` is that after ``start()``. Where
+    it cannot listen, ``start()`` raises OSError at once; ``stop()`` is called as always.
 
     Raises:
         TypeError: see :class:`SMTP`.
     """
+
+    _problem: Optional[OSError] = None
 
     def __init__(self, handler: MilterHandler, *args: Any, **kwargs: Any) -> None:
         """Listens nowhere yet."""
@@ -128,18 +141,28 @@ class Controller(aiosmtpd.controller.Controller):
 
     def _create_server(self) -> Coroutine[Any, Any, asyncio.AbstractServer]:
         """Listens."""
-        # A client that finds the queue full, which by default has room for 100, waits for ever: it
-        # takes itself for connected, and the server is the first to speak.
-        return self.loop.create_server(
-            self._factory_invoker,
-            host=self.hostname,
-            port=self.port,
-            ssl=self.ssl_context,
-            backlog=socket.SOMAXCONN,
-        )
+        return self._listen()
+
+    async def _listen(self) -> asyncio.AbstractServer:
+        try:
+            # A client that finds the queue full, which by default has room for 100, waits for ever:
+            # it takes itself for connected, and the server is the first to speak.
+            return await self.loop.create_server(
+                self._factory_invoker,
+                host=self.hostname,
+                port=self.port,
+                ssl=self.ssl_context,
+                backlog=socket.SOMAXCONN,
+            )
+        except OSError as error:
+            # aiosmtpd would have start() wait for its whole time, and leave the event loop open.
+            self._problem = error
+            return cast(asyncio.AbstractServer, _NoServer())
 
     def _trigger_server(self) -> None:
         """Has aiosmtpd open its connection of its own."""
+        if self._problem is not None:
+            raise self._problem
         if self.port == 0:
             assert isinstance(self.server, asyncio.Server)
             self.port = self.server.sockets[0].getsockname()[1]

@@ -334,8 +334,8 @@ def _run(arguments: argparse.Namespace) -> int:
             port=arguments.port or 0,
             ready_timeout=_PATIENCE,
         )
+        stack.callback(controller.stop, no_assert=True)
         controller.start()
-        stack.callback(controller.stop)
         number: int = controller.port
         title = "a small filter of our own" if arguments.filter == _OWN else arguments.filter
         say(f"An SMTP server on 127.0.0.1 port {number} asks {shown(title)}.", "green")

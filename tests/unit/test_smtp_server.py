@@ -39,6 +39,21 @@ def test_port_0(tmp_path: Path) -> None:
         first.stop()
 
 
+def test_port_in_use() -> None:
+    """Where another server listens start() says so, and stop() leaves neither thread nor loop."""
+    threads = threading.enumerate()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        controller = Controller(
+            MilterHandler(), hostname="127.0.0.1", port=port, ready_timeout=PATIENCE
+        )
+        with pytest.raises(OSError, match="address already in use"):
+            controller.start()
+        controller.stop()
+    assert controller.loop.is_closed()
+    assert set() == set(threading.enumerate()) - set(threads)
+
+
 def test_many_clients_at_once() -> None:
     """More clients than asyncio's queue has room for by default (100) are all greeted."""
     controller = Controller(MilterHandler(), hostname="127.0.0.1", port=0, ready_timeout=PATIENCE)
