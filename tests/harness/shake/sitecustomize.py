@@ -13,13 +13,15 @@ import threading
 import time
 from typing import Any, Callable
 
+_ONE_IN = int(os.environ.get("DELAYS_ONE_IN", "20"))
+
 # These are rarer than system calls by far.
-ONE_IN = int(os.environ.get("DELAYS_ONE_IN", "20")) // 5
+CHANCE = 5 / _ONE_IN if _ONE_IN else 0.0
 MOST = int(os.environ.get("DELAYS_US", "20000")) / 1e6
 
 
 def _maybe_wait() -> None:
-    if random.random() * ONE_IN < 1:
+    if random.random() < CHANCE:
         time.sleep(random.random() * MOST)
 
 
